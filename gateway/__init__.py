@@ -1,0 +1,1 @@
+"""Spillway: a Layer-7 gateway for model inference."""
