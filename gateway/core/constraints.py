@@ -1,0 +1,27 @@
+"""Hard filters: what a request may not use, whatever its score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+
+class ModelMatch(NamedTuple):
+    """The cluster serves the model; `upstream_name` where its backends know it by another name."""
+
+    upstream_name: str | None
+
+
+def match_model(models: Mapping[str, str | None], model: str | None) -> ModelMatch | None:
+    """Does a cluster with these `models` serve `model`? An exact name wins over a pattern."""
+    if not models:
+        return ModelMatch(None)
+    if model is None:
+        return None
+    if model in models:
+        return ModelMatch(models[model])
+    for pattern, upstream_name in models.items():
+        if "*" in pattern and fnmatchcase(model, pattern):
+            return ModelMatch(upstream_name)
+    return None

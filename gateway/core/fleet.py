@@ -1,0 +1,340 @@
+"""Fleet: the one mutable picture of all clusters. Events in, effects out; `.view` is what routing reads.
+
+Invariants (asserted, and tested with hypothesis):
+- a backend's in_flight is never negative and counts exactly the attempts started and not finished;
+- a drained or removed backend is in no plan, and what runs on it may finish;
+- a backend that stays through a reconfiguration keeps its in_flight, latency and drain mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gateway.core.balancing import CLUSTER_POLICIES
+from gateway.core.constraints import match_model
+from gateway.core.latency import PeakEwma
+from gateway.core.model import Backend, Candidate, Cluster, Outcome, PlanReason
+
+FOREVER_S = float("inf")
+# A client chooses the names it asks for: what is remembered of them is bounded.
+MAX_REMEMBERED_MODELS = 1024
+
+
+# --- events: what happened, past tense ---------------------------------------------------------------
+
+
+class FleetConfigured(NamedTuple):
+    """The clusters and the tiers' order, as read from the configuration or told by discovery."""
+
+    clusters: tuple[Cluster, ...]
+    tiers: tuple[str, ...]
+    cluster_policy: str = "weight"
+
+
+class AttemptStarted(NamedTuple):
+    backend_id: str
+
+
+class FirstByteSeen(NamedTuple):
+    """The first body byte of a good answer came `ttft_s` after the request was sent."""
+
+    backend_id: str
+    ttft_s: float
+
+
+class AttemptFinished(NamedTuple):
+    backend_id: str
+    outcome: Outcome
+
+
+class Drained(NamedTuple):
+    """No new work for a cluster or a backend until `until_s` (monotonic)."""
+
+    name: str
+    until_s: float = FOREVER_S
+
+
+class Undrained(NamedTuple):
+    name: str
+
+
+class Ticked(NamedTuple):
+    """Time has passed: drains that have run out end."""
+
+
+Event = FleetConfigured | AttemptStarted | FirstByteSeen | AttemptFinished | Drained | Undrained | Ticked
+
+
+# --- effects: what is to be done, imperative ---------------------------------------------------------
+
+
+class SetLimits(NamedTuple):
+    """Tell the store every backend's limit; a backend not named is gone."""
+
+    limits: Mapping[str, int]
+
+
+class CloseIdleConnections(NamedTuple):
+    """Close pooled upstream connections that carry nothing."""
+
+    backend_ids: tuple[str, ...]
+
+
+Effect = SetLimits | CloseIdleConnections
+
+
+class UnknownName(LookupError):
+    """No cluster or backend of this name."""
+
+
+# --- the picture -------------------------------------------------------------------------------------
+
+
+class BackendState:
+    """One backend as it is now."""
+
+    __slots__ = ("backend", "drained_until_s", "in_flight", "latency", "limit")
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.limit = backend.limit
+        self.in_flight = 0
+        self.latency = PeakEwma()
+        self.drained_until_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.backend.id
+
+    @property
+    def headroom(self) -> int:
+        return max(self.limit - self.in_flight, 0)
+
+    def cost(self, now_s: float) -> float:
+        """Lower is better: the expected time that one more request would add, per weight."""
+        return (self.in_flight + 1) * self.latency.value_s(now_s) / self.backend.weight
+
+    def __repr__(self) -> str:
+        drained = ", drained" if self.drained_until_s is not None else ""
+        return f"<{self.id} {self.in_flight}/{self.limit}{drained}>"
+
+
+class ClusterState:
+    """One cluster as it is now; `open_backends` are those that may get new work."""
+
+    __slots__ = ("backends", "cluster", "drained_until_s", "open_backends")
+
+    def __init__(self, cluster: Cluster, backends: tuple[BackendState, ...]) -> None:
+        self.cluster = cluster
+        self.backends = backends
+        self.drained_until_s: float | None = None
+        self.open_backends: tuple[BackendState, ...] = backends
+
+    @property
+    def name(self) -> str:
+        return self.cluster.name
+
+    @property
+    def weight(self) -> float:
+        return self.cluster.weight
+
+    @property
+    def in_flight(self) -> int:
+        return sum(backend.in_flight for backend in self.backends)
+
+    @property
+    def limit(self) -> int:
+        return sum(backend.limit for backend in self.backends)
+
+    def refresh(self) -> None:
+        """Works out again who may get new work."""
+        is_open = self.drained_until_s is None
+        self.open_backends = tuple(b for b in self.backends if is_open and b.drained_until_s is None)
+
+    def __repr__(self) -> str:
+        drained = ", drained" if self.drained_until_s is not None else ""
+        return f"<{self.name} {self.in_flight}/{self.limit}{drained}>"
+
+
+class ServingTier(NamedTuple):
+    """A tier's clusters with an open backend for one model; `seats` holds their ready candidates."""
+
+    clusters: tuple[ClusterState, ...]
+    seats: Mapping[str, Mapping[str, Candidate]]
+
+
+class Serving(NamedTuple):
+    """Who may serve one model now, by tier. `tiers` is empty when all who could are drained."""
+
+    tiers: tuple[ServingTier, ...]
+    preferred_tier: str
+
+
+class FleetView:
+    """What routing reads. Only the Fleet writes it."""
+
+    def __init__(self) -> None:
+        self.tiers: tuple[str, ...] = ()
+        self.clusters: dict[str, ClusterState] = {}
+        self.backends: dict[str, BackendState] = {}
+        self.cluster_policy = CLUSTER_POLICIES["weight"]
+        self._serving: dict[str | None, Serving] = {}
+
+    def serving(self, model: str | None) -> Serving | None:
+        """Who may serve `model`; None when no cluster is configured for it."""
+        found = self._serving.get(model)
+        if found is None and (found := self._work_out_serving(model)) is not None:
+            if len(self._serving) >= MAX_REMEMBERED_MODELS:
+                self._serving.clear()
+            self._serving[model] = found
+        return found
+
+    def forget_serving(self) -> None:
+        """Called by the Fleet when who may serve has changed."""
+        self._serving.clear()
+
+    def _work_out_serving(self, model: str | None) -> Serving | None:
+        tiers: list[ServingTier] = []
+        preferred_tier: str | None = None
+        for tier in self.tiers:
+            matching = [
+                (cluster, match)
+                for cluster in self.clusters.values()
+                if cluster.cluster.tier == tier
+                and cluster.backends
+                and (match := match_model(cluster.cluster.models, model)) is not None
+            ]
+            if matching and preferred_tier is None:
+                preferred_tier = tier
+            able = [(cluster, match) for cluster, match in matching if cluster.open_backends]
+            if not able:
+                continue
+            # A tier after the first open one is reached only when those before it are full.
+            reason = (
+                PlanReason.FULL
+                if tiers
+                else PlanReason.FIRST_CHOICE
+                if tier == preferred_tier
+                else PlanReason.DRAINED
+            )
+            seats = {
+                cluster.name: {
+                    b.id: Candidate(b.backend, cluster.name, tier, reason, match.upstream_name)
+                    for b in cluster.open_backends
+                }
+                for cluster, match in able
+            }
+            tiers.append(ServingTier(tuple(cluster for cluster, _ in able), seats))
+        return Serving(tuple(tiers), preferred_tier) if preferred_tier is not None else None
+
+
+class Fleet:
+    """The machine behind the picture: `apply(event, now_s)` changes it and says what is to be done."""
+
+    def __init__(self) -> None:
+        self.view = FleetView()
+        self._handlers: dict[type, Callable[[Any, float], tuple[Effect, ...]]] = {
+            AttemptStarted: self._on_attempt_started,
+            FirstByteSeen: self._on_first_byte_seen,
+            AttemptFinished: self._on_attempt_finished,
+            FleetConfigured: self._on_configured,
+            Drained: self._on_drained,
+            Undrained: self._on_undrained,
+            Ticked: self._on_ticked,
+        }
+        # Backends that left the configuration while work ran on them, until that work ends.
+        self._leaving: dict[str, BackendState] = {}
+
+    def apply(self, event: Event, now_s: float) -> tuple[Effect, ...]:
+        """Takes in one event. Raises UnknownName for a drain of nobody; nothing is changed then."""
+        return self._handlers[type(event)](event, now_s)
+
+    def _state(self, backend_id: str) -> BackendState | None:
+        return self.view.backends.get(backend_id) or self._leaving.get(backend_id)
+
+    def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> tuple[Effect, ...]:
+        state = self._state(event.backend_id)
+        if state is not None:
+            state.in_flight += 1
+        return ()
+
+    def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> tuple[Effect, ...]:
+        state = self._state(event.backend_id)
+        if state is not None:
+            state.latency.observe(event.ttft_s, now_s)
+        return ()
+
+    def _on_attempt_finished(self, event: AttemptFinished, now_s: float) -> tuple[Effect, ...]:
+        state = self._state(event.backend_id)
+        if state is not None:
+            assert state.in_flight > 0, f"{state}: finished more often than started"
+            state.in_flight -= 1
+            if state.in_flight == 0:
+                self._leaving.pop(event.backend_id, None)
+        return ()
+
+    def _on_configured(self, event: FleetConfigured, now_s: float) -> tuple[Effect, ...]:
+        view = self.view
+        known = {**self._leaving, **view.backends}
+        old_clusters, old_backends = view.clusters, view.backends
+        view.tiers = event.tiers
+        view.cluster_policy = CLUSTER_POLICIES[event.cluster_policy]
+        view.clusters, view.backends = {}, {}
+        for cluster in event.clusters:
+            states = tuple(self._kept_or_new(known, backend) for backend in cluster.backends)
+            state = ClusterState(cluster, states)
+            if (old := old_clusters.get(cluster.name)) is not None:
+                state.drained_until_s = old.drained_until_s
+            view.clusters[cluster.name] = state
+            view.backends.update((backend.id, backend) for backend in states)
+        self._leaving = {
+            id_: state for id_, state in known.items() if id_ not in view.backends and state.in_flight
+        }
+        self._refresh()
+        removed = tuple(id_ for id_ in old_backends if id_ not in view.backends)
+        limits = SetLimits({id_: state.limit for id_, state in view.backends.items()})
+        return (limits, CloseIdleConnections(removed)) if removed else (limits,)
+
+    @staticmethod
+    def _kept_or_new(known: Mapping[str, BackendState], backend: Backend) -> BackendState:
+        state = known.get(backend.id)
+        if state is None:
+            return BackendState(backend)
+        state.backend, state.limit = backend, backend.limit
+        return state
+
+    def _on_drained(self, event: Drained, now_s: float) -> tuple[Effect, ...]:
+        target = self._named(event.name)
+        target.drained_until_s = event.until_s
+        self._refresh()
+        members = target.backends if isinstance(target, ClusterState) else (target,)
+        return (CloseIdleConnections(tuple(member.id for member in members)),)
+
+    def _on_undrained(self, event: Undrained, now_s: float) -> tuple[Effect, ...]:
+        self._named(event.name).drained_until_s = None
+        self._refresh()
+        return ()
+
+    def _on_ticked(self, event: Ticked, now_s: float) -> tuple[Effect, ...]:
+        over = [
+            state
+            for state in (*self.view.clusters.values(), *self.view.backends.values())
+            if state.drained_until_s is not None and state.drained_until_s <= now_s
+        ]
+        for state in over:
+            state.drained_until_s = None
+        if over:
+            self._refresh()
+        return ()
+
+    def _named(self, name: str) -> ClusterState | BackendState:
+        state = self.view.clusters.get(name) or self.view.backends.get(name)
+        if state is None:
+            raise UnknownName(name)
+        return state
+
+    def _refresh(self) -> None:
+        for cluster in self.view.clusters.values():
+            cluster.refresh()
+        self.view.forget_serving()

@@ -1,0 +1,44 @@
+"""Latency as routing sees it: a peak-sensitive moving average that forgets with time."""
+
+from __future__ import annotations
+
+from math import exp
+
+# Finagle's default: long enough to remember a slow spell, short enough to forgive one in seconds.
+DECAY_S = 10.0
+# Before the first sample every backend looks alike: then (in_flight + 1) alone decides.
+INITIAL_S = 0.001
+
+
+class PeakEwma:
+    """Peak EWMA in seconds: a worse sample counts at once and in full, a better one gradually.
+
+    After the formula of Finagle's PeakEwma load metric: w = exp(-elapsed / decay),
+    new = old * w + sample * (1 - w), except that a sample above the average replaces it.
+    """
+
+    __slots__ = ("_at_s", "_value_s")
+
+    def __init__(self) -> None:
+        self._value_s = 0.0
+        self._at_s = float("-inf")
+
+    def observe(self, latency_s: float, now_s: float) -> None:
+        if latency_s >= self._value_s:
+            self._value_s = latency_s
+        else:
+            keep = self._decay(now_s)
+            self._value_s = self._value_s * keep + latency_s * (1.0 - keep)
+        self._at_s = max(self._at_s, now_s)
+
+    def value_s(self, now_s: float) -> float:
+        """The average now. An idle backend's bad memory fades, so that it is tried again."""
+        if self._value_s == 0.0:
+            return INITIAL_S
+        return max(self._value_s * self._decay(now_s), INITIAL_S)
+
+    def _decay(self, now_s: float) -> float:
+        return exp(-max(now_s - self._at_s, 0.0) / DECAY_S)
+
+    def __repr__(self) -> str:
+        return f"<PeakEwma {self._value_s * 1000:.1f} ms>"

@@ -1,0 +1,88 @@
+"""What the gateway needs from outside the core, as Protocols: each has a real adapter and a twin for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core.model import Candidate, Outcome, Plan
+
+
+class Clock(Protocol):
+    """Monotonic seconds."""
+
+    def __call__(self) -> float: ...
+
+
+class Lease:
+    """The right to one in-flight slot of `candidate.backend`: acquired once, released once."""
+
+    __slots__ = ("candidate", "is_released")
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.is_released = False
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.candidate.backend.id}{' released' if self.is_released else ''}>"
+
+
+class StateStore(Protocol):
+    """Arbitrates slots. Every adapter passes tests/contract unchanged.
+
+    The sum of leases out for a backend never exceeds its limit, whoever asks and however asks cross.
+    """
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        """Slots per backend id. A backend not named gives no more leases; those out stay good."""
+
+    async def lease(self, plan: Plan) -> Lease | None:
+        """A lease on the FIRST candidate with room; None when no candidate has any.
+
+        Cancelled while waiting, it leaves no slot taken.
+        """
+
+    def release(self, lease: Lease) -> None:
+        """Gives the slot back. Releasing twice is the same as once. Never waits, never raises."""
+
+    def leases_held(self, backend_id: str) -> int:
+        """Slots of `backend_id` that this gateway holds now."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """All that is known of one exchange at its end: one access-log line, and the metrics.
+
+    Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
+    `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    client: str
+    started_s: float
+    model: str | None = None
+    route_model: str = "other"
+    stream: bool = False
+    status: int = 0
+    error_code: str | None = None
+    outcome: Outcome | None = None
+    cluster: str = ""
+    tier: str = ""
+    backend: str = ""
+    preferred_tier: str = ""
+    spill_reason: str | None = None
+    attempts: int = 0
+    ttft_s: float | None = None
+    duration_s: float = 0.0
+    overhead_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Telemetry(Protocol):
+    """Watches; never feeds routing. `record` never raises and never waits."""
+
+    def record(self, record: RequestRecord) -> None: ...

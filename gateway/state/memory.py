@@ -1,0 +1,46 @@
+"""StateStore in memory: one gateway, exact, and the twin that the shared store is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.core.model import Plan
+from gateway.ports import Lease
+
+
+class MemoryStore:
+    """Counts of leases out per backend.
+
+    Invariants: 0 <= held, and held <= limit at the moment a lease is given.
+    """
+
+    def __init__(self) -> None:
+        self._limits: Mapping[str, int] = {}
+        self._held: dict[str, int] = {}
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        self._limits = dict(limits)
+
+    async def lease(self, plan: Plan) -> Lease | None:
+        held, limits = self._held, self._limits
+        for candidate in plan.candidates:
+            backend_id = candidate.backend.id
+            count = held.get(backend_id, 0)
+            if count < limits.get(backend_id, 0):
+                held[backend_id] = count + 1
+                return Lease(candidate)
+        return None
+
+    def release(self, lease: Lease) -> None:
+        if lease.is_released:
+            return
+        lease.is_released = True
+        backend_id = lease.candidate.backend.id
+        left = self._held[backend_id] - 1
+        if left:
+            self._held[backend_id] = left
+        else:
+            del self._held[backend_id]
+
+    def leases_held(self, backend_id: str) -> int:
+        return self._held.get(backend_id, 0)
