@@ -6,7 +6,7 @@ YAML 1.1's own guesses (`off` is false, `10:30` is 630, `010` is 8) never reach 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 from yaml import MappingNode, Node, SafeLoader, ScalarNode, SequenceNode, YAMLError, compose
 from yaml.error import MarkedYAMLError
@@ -18,6 +18,7 @@ from gateway.config.problems import ConfigError, Problem
 MAX_CHARS = 2**20
 # Nodes after every alias is followed. A thousand clusters of ten backends stay far below.
 MAX_NODES = 200_000
+MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = frozenset(
@@ -93,21 +94,30 @@ def _explain(problem: str, line: str) -> tuple[str, str]:
     return f"not valid YAML: {problem}", ""
 
 
-def _measure(node: Node, source: str, sizes: dict[int, int | None]) -> int:
-    """Counts nodes as a walk would meet them, each node once: a bomb of aliases costs nothing to refuse."""
-    known = sizes.get(id(node), -1)
-    if known is None:
-        raise _refused(source, line_of(node), "an alias (*) refers to what it is part of")
-    if known >= 0:
-        return known
+class _Extent(NamedTuple):
+    """How many nodes a walk over a subtree meets, and how deep it gets."""
+
+    nodes: int
+    depth: int
+
+
+def _measure(node: Node, source: str, known: dict[int, _Extent | None]) -> _Extent:
+    """Looks at each node once, however often it is met: a bomb of aliases costs nothing to refuse."""
+    if id(node) in known:
+        if (extent := known[id(node)]) is None:
+            raise _refused(source, line_of(node), "an alias (*) refers to what it is part of")
+        return extent
     if node.tag not in _KNOWN_TAGS:
         raise _refused(source, line_of(node), f"has the YAML tag {str(node.tag)[:60]!a}", "remove the tag")
-    sizes[id(node)] = None
-    size = 1 + sum(_measure(child, source, sizes) for child in children_of(node))
-    if size > MAX_NODES:
-        raise _refused(source, line_of(node), f"aliases (*) expand it to more than {MAX_NODES} values")
-    sizes[id(node)] = size
-    return size
+    known[id(node)] = None
+    below = [_measure(child, source, known) for child in children_of(node)]
+    extent = _Extent(1 + sum(e.nodes for e in below), 1 + max((e.depth for e in below), default=0))
+    if extent.nodes > MAX_NODES:
+        raise _refused(source, line_of(node), f"aliases (*) make more than {MAX_NODES} values of it")
+    if extent.depth > MAX_DEPTH:
+        raise _refused(source, line_of(node), "is nested too deeply")
+    known[id(node)] = extent
+    return extent
 
 
 def _line(text: str, line: int) -> str:

@@ -198,13 +198,12 @@ class Reading:
     def _read_kind(self, node: Node, kind: str, path: str) -> Any:
         if not isinstance(node, ScalarNode):
             return self._note(node, path, f"must be one value, not {_A_NODE[type(node)]}")
+        scalar = Scalar("", "")
         try:
-            return READERS[kind](self._scalar(node), self._around)
+            scalar = fill_in(str(node.value), node.style is not None, self._around.environment)
+            return READERS[kind](scalar, self._around)
         except BadValue as exc:
-            return self._note(node, path, exc.message, exc.fix)
-
-    def _scalar(self, node: ScalarNode) -> Scalar:
-        return fill_in(str(node.value), node.style is not None, self._around.environment)
+            return self._note(node, path, scalar.without_filled(exc.message), scalar.without_filled(exc.fix))
 
     def _note(self, node: Node, path: str, message: str, fix: str = "") -> object:
         self._add(line_of(node), path, message, fix)

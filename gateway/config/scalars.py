@@ -15,8 +15,9 @@ from gateway.config.units import format_duration, format_size, parse_duration, p
 
 MAX_SECRET_BYTES = 65_536
 _VARIABLE = re.compile(
-    r"\$(?P<escape>\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|(?P<bad>\$\{[^}]{0,60}\}?)"
+    r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|[^}]{0,60}\}?)", re.ASCII
 )
+_ESCAPE = "write ${NAME} for a variable, $${ for a plain ${"
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
@@ -39,33 +40,52 @@ class Surroundings(NamedTuple):
 
 
 class Scalar(NamedTuple):
-    """A value's text after `${NAME}` is filled in; `shown` is safe for messages: as written in the file."""
+    """A value's text after `${NAME}` is filled in, and as it is written in the file."""
 
     text: str
-    shown: str
+    written: str
     is_quoted: bool = False
+    filled: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """For messages: as written, so that nothing from the environment is shown."""
+        return ascii(self.written if len(self.written) <= 60 else self.written[:57] + "...")
+
+    @property
+    def bare(self) -> str:
+        """The same without quotes, for what should have been a number."""
+        return self.shown[1:-1]
+
+    def without_filled(self, message: str) -> str:
+        """A message in which `${NAME}` stands again where the variable's value would show.
+
+        Values below four characters are ports and counts: no secrets, and part of many words.
+        """
+        for name, value in self.filled:
+            if len(value) >= 4:
+                message = message.replace(value, f"${{{name}}}")
+        return message
 
 
 def fill_in(written: str, is_quoted: bool, environment: Mapping[str, str]) -> Scalar:
     """Replaces each `${NAME}`; `$${` stays as `${`. Raises BadValue naming a variable that is not set."""
+    filled: list[tuple[str, str]] = []
 
     def value_of(match: re.Match[str]) -> str:
         if match["escape"]:
             return "${"
-        if match["bad"]:
-            raise BadValue(
-                f"holds {match['bad']!a}, which names no variable", "write ${NAME}, or $${ for a plain ${"
-            )
-        if (value := environment.get(match["name"])) is None:
-            raise BadValue(
-                f"environment variable {match['name']} is not set", "set it, or write $${ for a plain ${"
-            )
+        name, value = match["name"], environment.get(match["name"] or "")
+        if name is None:
+            raise BadValue(f"holds {match[0]!a}, which names no variable", _ESCAPE)
+        if value is None:
+            raise BadValue(f"environment variable {name} is not set", f"set it; {_ESCAPE}")
+        filled.append((name, value))
         return value
 
-    shown = f"{written[:60]!a}" if len(written) <= 60 else f"{written[:57]!a}..."
-    text, count = _VARIABLE.subn(value_of, written)
-    # Inside { } YAML needs the quotes around ${NAME}, so there they do not make a number a text.
-    return Scalar(text, shown, is_quoted and not count)
+    text = _VARIABLE.sub(value_of, written)
+    # Inside { } YAML needs quotes around ${NAME}: there they do not make a text of a number.
+    return Scalar(text, written, is_quoted and not filled, tuple(filled))
 
 
 def read_text(scalar: Scalar, around: Surroundings) -> str:
@@ -79,14 +99,14 @@ def read_text(scalar: Scalar, around: Surroundings) -> str:
 def read_integer(scalar: Scalar, around: Surroundings) -> int:
     _refuse_quotes(scalar, "a whole number", _WHOLE)
     if _WHOLE.fullmatch(scalar.text) is None:
-        raise BadValue(f"must be a whole number, not {_bare(scalar)}", _whole_fix(scalar.text))
+        raise BadValue(f"must be a whole number, not {scalar.bare}", _whole_fix(scalar.text))
     return int(scalar.text)
 
 
 def read_number(scalar: Scalar, around: Surroundings) -> float:
     _refuse_quotes(scalar, "a number", _DECIMAL)
     if _DECIMAL.fullmatch(scalar.text) is None or not isfinite(number := float(scalar.text)):
-        raise BadValue(f"must be a number, not {_bare(scalar)}")
+        raise BadValue(f"must be a number, not {scalar.bare}")
     return number
 
 
@@ -94,7 +114,7 @@ def read_boolean(scalar: Scalar, around: Surroundings) -> bool:
     _refuse_quotes(scalar, "true or false", re.compile("|".join(_TRUE | _FALSE), re.IGNORECASE))
     word = scalar.text.lower()
     if word not in _TRUE | _FALSE:
-        raise BadValue(f"must be true or false, not {_bare(scalar)}")
+        raise BadValue(f"must be true or false, not {scalar.bare}")
     return word in _TRUE
 
 
@@ -120,7 +140,7 @@ def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
 def read_header_name(scalar: Scalar, around: Surroundings) -> str:
     name = read_text(scalar, around)
     if _HEADER_NAME.fullmatch(name) is None:
-        raise BadValue(f"must be a header name, not {_bare(scalar)}")
+        raise BadValue(f"must be a header name, not {scalar.bare}")
     if name.lower() in _FRAMING_HEADERS:
         raise BadValue(f"must not be {name}", "the gateway writes that header itself")
     return name
@@ -133,7 +153,7 @@ def read_access_log(scalar: Scalar, around: Surroundings) -> str:
         return text
     if text.lower() in _TRUE | _FALSE | {"none", "stdout", "stderr"}:
         fix = "-" if text.lower() in _TRUE | {"stdout", "stderr"} else "off"
-        raise BadValue(f"must be '-', 'off' or a file, not {_bare(scalar)}", f"did you mean '{fix}'?")
+        raise BadValue(f"must be '-', 'off' or a file, not {scalar.bare}", f"did you mean '{fix}'?")
     path = (around.base_dir / text).absolute()
     if path.is_dir() or not path.parent.is_dir():
         what = "is a directory" if path.is_dir() else "is in a directory that does not exist"
@@ -193,17 +213,6 @@ def _refuse_quotes(scalar: Scalar, wanted: str, form: re.Pattern[str]) -> None:
     if scalar.is_quoted:
         fix = "remove the quotes" if form.fullmatch(scalar.text) else ""
         raise BadValue(f"must be {wanted}, not the text {scalar.shown}", fix)
-
-
-def _bare(scalar: Scalar) -> str:
-    """A value for a message, without quotes where the file has none."""
-    return (
-        scalar.shown
-        if scalar.is_quoted
-        else scalar.shown[1:-1]
-        if scalar.shown.endswith("'")
-        else scalar.shown
-    )
 
 
 def _whole_fix(text: str) -> str:
