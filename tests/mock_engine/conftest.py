@@ -123,7 +123,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 async def settled(predicate: Callable[[], bool], within_s: float = 1.0) -> bool:
     """Whether `predicate` comes true in time; for effects that no byte announces."""
     async with asyncio.timeout(within_s):
-        while not predicate():
+        while not predicate():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     return True
 

@@ -72,8 +72,9 @@ async def test_embeddings_in_both_encodings(client) -> None:
 async def test_models_are_listed_and_others_are_not_found(client) -> None:
     assert [model.id async for model in client.models.list()] == ["mock-model", "other"]
     assert (await client.models.retrieve("other")).id == "other"
-    with pytest.raises(openai.NotFoundError, match="model_not_found"):
+    with pytest.raises(openai.NotFoundError, match="`third` does not exist") as refused:
         await client.chat.completions.create(model="third", messages=MESSAGES)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ async def test_any_other_path_and_the_echo_header_say_what_arrived(engine, dial)
     other = (await wire.answer()).json()
     assert (other["method"], other["path"]) == ("POST", "/v2/models/x/infer")
     assert other["head"].endswith("\r\nx-Odd:  spaced \r\n\r\n")
-    assert ["x-Odd", "spaced"] in other["headers"]
+    assert ["x-Odd", "spaced "] in other["headers"]
     wire.writer.write(
         b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nX-Mock-Echo: 1\r\nContent-Length: 2\r\n\r\n"
     )
