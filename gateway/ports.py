@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gateway.core.model import Candidate, Outcome, Plan
+from gateway.core.model import Candidate, Outcome, Plan, Reason
 
 
 class Clock(Protocol):
@@ -50,6 +50,13 @@ class StateStore(Protocol):
         """Slots of `backend_id` that this gateway holds now."""
 
 
+class Retry(NamedTuple):
+    """An attempt that failed and was followed by another: where it failed, and how."""
+
+    cluster: str
+    reason: Reason
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """All that is known of one exchange at its end: one access-log line, and the metrics.
@@ -80,6 +87,7 @@ class RequestRecord:
     overhead_s: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    retries: tuple[Retry, ...] = ()
 
 
 class Telemetry(Protocol):

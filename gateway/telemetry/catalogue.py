@@ -1,0 +1,138 @@
+"""Every metric there is, in one table: the exposition and docs/metrics.md are both made from it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PREFIX = "spillway_"
+
+# First tokens come within tens of milliseconds on an idle engine and within a minute on a long prefill.
+TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+# Up to the default `timeouts.total` of ten minutes.
+DURATION_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# What the gateway itself adds: about 100 us when all is well.
+OVERHEAD_BOUNDS_S = (5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02)
+
+
+class MetricSpec(NamedTuple):
+    """One metric. `name` has no prefix; `kind` is counter, gauge or histogram (seconds)."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+    bounds_s: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return PREFIX + self.name
+
+
+_BACKEND = ("cluster", "backend")
+_PLACE = ("cluster", "tier")
+
+REQUESTS = MetricSpec(
+    "requests_total",
+    "counter",
+    ("route_model", "cluster", "tier", "outcome", "code"),
+    "Requests finished. `route_model` is a configured name or pattern, else `other`; `cluster` and `tier` "
+    "are empty when no backend was tried; `outcome` is success, ignored or dropped; `code` is the HTTP "
+    "status sent, `none` when the client left before any.",
+)
+SPILLS = MetricSpec(
+    "spills_total",
+    "counter",
+    ("from", "to", "reason"),
+    "Requests served in another tier than the one they prefer, and why that one did not serve.",
+)
+SHEDS = MetricSpec(
+    "sheds_total",
+    "counter",
+    ("reason",),
+    "Requests refused by the gateway for want of capacity; `reason` is the error code of the answer.",
+)
+RETRIES = MetricSpec(
+    "retries_total",
+    "counter",
+    ("cluster", "reason"),
+    "Attempts that failed and were followed by another; the cluster that failed, and how.",
+)
+IN_FLIGHT = MetricSpec("in_flight", "gauge", _BACKEND, "Attempts that this gateway runs on a backend now.")
+LIMIT = MetricSpec("limit", "gauge", _BACKEND, "The most attempts a backend may run at once.")
+HEADROOM = MetricSpec("headroom", "gauge", _BACKEND, "limit - in_flight, never below 0.")
+LEASES_HELD = MetricSpec("leases_held", "gauge", _BACKEND, "Slots of a backend that this gateway holds now.")
+TTFT = MetricSpec(
+    "ttft_seconds",
+    "histogram",
+    _PLACE,
+    "Time to the first body byte; only of requests that got one.",
+    TTFT_BOUNDS_S,
+)
+DURATION = MetricSpec(
+    "duration_seconds",
+    "histogram",
+    _PLACE,
+    "From the first byte of a request to the last byte of its answer, refusals and failures included.",
+    DURATION_BOUNDS_S,
+)
+OVERHEAD = MetricSpec(
+    "overhead_seconds",
+    "histogram",
+    _PLACE,
+    "The share of the duration that the gateway itself added.",
+    OVERHEAD_BOUNDS_S,
+)
+DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
+BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
+ACCESS_LOG_DROPPED = MetricSpec(
+    "access_log_dropped_total",
+    "counter",
+    (),
+    "Access-log lines lost because the sink was too slow, full or broken.",
+)
+TELEMETRY_FAILURES = MetricSpec(
+    "telemetry_failures_total",
+    "counter",
+    (),
+    "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
+)
+
+CATALOGUE: tuple[MetricSpec, ...] = (
+    REQUESTS,
+    SPILLS,
+    SHEDS,
+    RETRIES,
+    IN_FLIGHT,
+    LIMIT,
+    HEADROOM,
+    LEASES_HELD,
+    TTFT,
+    DURATION,
+    OVERHEAD,
+    DOWNSTREAM_CONNECTIONS,
+    BUFFERED_BYTES,
+    ACCESS_LOG_DROPPED,
+    TELEMETRY_FAILURES,
+)
+
+_INTRODUCTION = """\
+# Metrics
+
+`GET /metrics` on the admin port, in the Prometheus text format, or OpenMetrics when `Accept` asks for it.
+Label values come from the configuration, never from clients; a metric that would pass its bound of series
+counts further ones under `other`. Beside these come the usual `process_*` metrics.
+"""
+
+
+def metrics_reference() -> str:
+    """docs/metrics.md: every metric with type, labels and meaning."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for spec in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
+        rows.append(f"| `{spec.full_name}` | {spec.kind} | {labels} | {spec.meaning} |")
+    buckets = ["", "## Buckets", "", "Upper bounds in seconds; `+Inf` is always there too.", ""]
+    for spec in CATALOGUE:
+        if spec.bounds_s:
+            bounds = ", ".join(f"{bound:g}" for bound in spec.bounds_s)
+            buckets.append(f"- `{spec.full_name}`: {bounds}")
+    return "\n".join([_INTRODUCTION, *rows, *buckets]) + "\n"

@@ -1,0 +1,118 @@
+"""What is counted per request: plain numbers, found with one dictionary lookup.
+
+`record` runs for every request on the event loop, so nothing here locks, formats or builds label
+strings after the first request of a kind; exposition.py does that when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from gateway.core.model import Outcome
+from gateway.ports import RequestRecord
+from gateway.telemetry.catalogue import DURATION_BOUNDS_S, OVERHEAD_BOUNDS_S, TTFT_BOUNDS_S
+
+# The error codes of refusals for want of capacity, whoever asked and however it was asked.
+SHED_CODES = frozenset({"no_capacity", "no_backend", "queue_timeout", "residency_unavailable"})
+# Label values come from the configuration, so this is never near; it bounds what a mistake can cost.
+MAX_SERIES = 5_000
+OTHER = "other"
+
+_Key = tuple[str, str, str, Outcome | None, int]
+
+
+class Histogram:
+    """Counts per bucket (not cumulative, the last one is +Inf) and the sum of what was seen."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self.counts = [0] * (len(bounds_s) + 1)
+        self.sum_s = 0.0
+
+
+class Timings:
+    """The histograms of one cluster."""
+
+    __slots__ = ("duration", "overhead", "ttft")
+
+    def __init__(self) -> None:
+        self.ttft = Histogram(TTFT_BOUNDS_S)
+        self.duration = Histogram(DURATION_BOUNDS_S)
+        self.overhead = Histogram(OVERHEAD_BOUNDS_S)
+
+
+class RequestSeries:
+    """One series of requests_total; it knows the timings of its cluster, so that one lookup finds all."""
+
+    __slots__ = ("count", "timings")
+
+    def __init__(self, timings: Timings) -> None:
+        self.count = 0
+        self.timings = timings
+
+
+class Metrics:
+    """The numbers of all requests so far. Only the event loop writes; any thread may read a copy."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, ...], RequestSeries] = {}
+        self.timings: dict[tuple[str, ...], Timings] = {}
+        self.spills: dict[tuple[str, ...], int] = {}
+        self.sheds: dict[tuple[str, ...], int] = {}
+        self.retries: dict[tuple[str, ...], int] = {}
+        self.failures = 0
+        self._series_of: dict[_Key, RequestSeries] = {}
+
+    def record(self, record: RequestRecord) -> None:
+        """Counts one finished request."""
+        tier = record.tier
+        key = (record.route_model, record.cluster, tier, record.outcome, record.status)
+        series = self._series_of.get(key) or self._new_series(key)
+        series.count += 1
+        timings = series.timings
+        seen_s, histogram = record.duration_s, timings.duration
+        histogram.counts[bisect_left(DURATION_BOUNDS_S, seen_s)] += 1
+        histogram.sum_s += seen_s
+        seen_s, histogram = record.overhead_s, timings.overhead
+        histogram.counts[bisect_left(OVERHEAD_BOUNDS_S, seen_s)] += 1
+        histogram.sum_s += seen_s
+        ttft_s = record.ttft_s
+        if ttft_s is not None:
+            histogram = timings.ttft
+            histogram.counts[bisect_left(TTFT_BOUNDS_S, ttft_s)] += 1
+            histogram.sum_s += ttft_s
+        if tier != record.preferred_tier and tier and record.preferred_tier:
+            _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
+        if record.error_code in SHED_CODES:
+            _count(self.sheds, (record.error_code,))
+        if record.retries:
+            for retry in record.retries:
+                _count(self.retries, (retry.cluster, retry.reason.value))
+
+    def _new_series(self, key: _Key) -> RequestSeries:
+        """The series for a key not seen before; keys that differ only in what no label shows share one."""
+        labels: tuple[str, ...] = _labels(key)
+        if labels not in self.requests and len(self.requests) >= MAX_SERIES:
+            labels = (OTHER,) * len(labels)
+        series = self.requests.get(labels)
+        if series is None:
+            timings = self.timings.setdefault(labels[1:3], Timings())
+            series = self.requests[labels] = RequestSeries(timings)
+        if len(self._series_of) < 2 * MAX_SERIES:
+            self._series_of[key] = series
+        return series
+
+
+def _labels(key: _Key) -> tuple[str, ...]:
+    route_model, cluster, tier, outcome, status = key
+    # A backend chooses its status: anything but a three-digit HTTP one is not worth a series.
+    code = str(status) if 100 <= status <= 599 else "none" if status == 0 else OTHER
+    verdict = outcome.verdict.value if outcome is not None else "none"
+    return route_model, cluster, tier, verdict, code
+
+
+def _count(counts: dict[tuple[str, ...], int], labels: tuple[str, ...]) -> None:
+    if labels not in counts and len(counts) >= MAX_SERIES:
+        labels = (OTHER,) * len(labels)
+    counts[labels] = counts.get(labels, 0) + 1
