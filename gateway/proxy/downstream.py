@@ -207,11 +207,8 @@ class DownstreamConnection(asyncio.Protocol):
         head = self._head
         self._parser = httptools.HttpRequestParser(self)
         if head is not None and head.has_body:
-            framing = (
-                b"transfer-encoding: chunked"
-                if head.is_chunked
-                else b"content-length: %d" % head.content_length
-            )
+            length = head.content_length
+            framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
             self._framing_head = True
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
             self._framing_head = False

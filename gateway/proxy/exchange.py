@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
 from gateway.core.routing import plan_route
-from gateway.ports import Lease, RequestRecord
+from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.headers import ResponseHead
@@ -162,7 +162,7 @@ class Exchange:
         plane, candidate = self._plane, lease.candidate
         self._lease = lease
         self.record.attempts += 1
-        self._may_retry = len(plan.candidates) > 1 and self.record.attempts < plane.settings.attempts
+        self._may_retry = len(plan.candidates) > 1 and self.record.attempts < plane.attempts
         plane.apply(AttemptStarted(candidate.backend.id))
         pool = plane.pools.get(candidate.backend.id)
         if pool is None:  # it left the configuration meanwhile
@@ -195,6 +195,7 @@ class Exchange:
         if rest is None or successor is None:
             return None
         self._settle(_outcome_of(reason))
+        self.record.retries += (Retry(lease.candidate.cluster, reason),)
         return rest, successor
 
     async def _make_do(self, reason: Reason) -> Reason:
@@ -309,8 +310,7 @@ class Exchange:
         first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
         record.bytes_out = len(chunk)
         connection.transport.write(
-            answers.answer_head(head, self, lease.candidate, plane.pools.get(lease.candidate.backend.id))
-            + first
+            answers.answer_head(head, self, lease.candidate if plane.exposes_routing else None) + first
         )
 
     def _complete(self) -> None:
@@ -439,6 +439,10 @@ class Exchange:
             self._progress_s = now_s
         elif now_s - self._progress_s > timeouts.stall_s:
             self.stop(Reason.STALL_TIMEOUT)
+
+    @property
+    def is_chunked(self) -> bool:
+        return self._is_chunked
 
     @property
     def keeps_alive(self) -> bool:

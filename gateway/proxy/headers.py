@@ -11,7 +11,7 @@ import re
 from enum import IntEnum, auto
 from typing import NamedTuple
 
-from gateway.proxy.errors import Refusal, invalid, malformed
+from gateway.proxy.errors import Refusal, malformed
 
 MAX_LINE_BYTES = 8190
 MAX_HEAD_BYTES = 64 * 1024

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from secrets import token_hex
 
+from gateway.config.schema import Config
 from gateway.core.fleet import Event, FleetView
 from gateway.core.model import Reason
 from gateway.ports import Clock, StateStore, Telemetry
@@ -27,62 +29,41 @@ SWEEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds. The first byte may take `first_byte_s` plus `first_byte_per_kib_s` for each KiB asked."""
+class Surroundings:
+    """What the data plane works with. `draw` gives 64 uniform bits; `apply` tells the fleet an event."""
 
-    first_byte_s: float = 30.0
-    first_byte_per_kib_s: float = 0.02
-    stall_s: float = 15.0
-    total_s: float = 600.0
-    request_head_s: float = 10.0
-    request_body_s: float = 30.0
-    keep_alive_s: float = 75.0
-    write_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneSettings:
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    attempts: int = 3
-    max_body_bytes: int = 32 * 1024 * 1024
-    max_buffered_bytes: int = 512 * 1024 * 1024
-    extra_paths: tuple[str, ...] = ()
+    view: FleetView
+    apply: Callable[[Event], None]
+    store: StateStore
+    telemetry: Telemetry
+    clock: Clock
+    draw: Callable[[], int]
 
 
 class DataPlane:
     """Everything that the requests of one gateway share."""
 
-    def __init__(
-        self,
-        settings: PlaneSettings,
-        *,
-        view: FleetView,
-        apply: Callable[[Event], None],
-        store: StateStore,
-        telemetry: Telemetry,
-        pools: Mapping[str, UpstreamPool],
-        clock: Clock,
-        draw: Callable[[], int],
-        models_body: bytes,
-    ) -> None:
-        self.settings = settings
-        self.timeouts = settings.timeouts
-        self.max_body_bytes = settings.max_body_bytes
-        self.paths = PathTable(settings.extra_paths)
-        self.view = view
-        self.apply = apply
-        self.store = store
-        self.telemetry = telemetry
+    def __init__(self, config: Config, pools: Mapping[str, UpstreamPool], around: Surroundings) -> None:
+        self.timeouts = config.timeouts
+        self.attempts = config.retry.attempts
+        self.max_body_bytes = config.max_body_bytes
+        self.exposes_routing = config.expose_routing
+        self.paths = PathTable(config.paths)
         self.pools = pools
-        self.clock = clock
-        self.draw = draw
-        self.models_body = models_body
+        self.view = around.view
+        self.apply = around.apply
+        self.store = around.store
+        self.telemetry = around.telemetry
+        self.clock = around.clock
+        self.draw = around.draw
         self.loop = asyncio.get_running_loop()
         self.exchanges: set[Exchange] = set()
         self.is_draining = False
         self.buffered_bytes = 0
+        self._max_buffered_bytes = config.max_buffered_bytes
         self._connections: set[DownstreamConnection] = set()
         self._out_of_bytes: deque[DownstreamConnection] = deque()
+        self._is_empty: asyncio.Event | None = None
         self._servers: list[asyncio.Server] = []
         # Unique in the fleet without a call into the kernel per request.
         self._id_prefix = token_hex(8)
@@ -108,13 +89,14 @@ class DataPlane:
         for connection in tuple(self._connections):
             if connection.is_idle:
                 connection.transport.close()
-        deadline_s = self.clock() + timeout_s
-        while self._connections and self.clock() < deadline_s:
-            await asyncio.sleep(0.05)
+        if self._connections:
+            self._is_empty = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_empty.wait(), timeout_s)
         was_clean = not self.exchanges
         for exchange in tuple(self.exchanges):
             exchange.stop(Reason.SHUTDOWN)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # for the last events to reach their clients
         return was_clean
 
     async def close(self) -> None:
@@ -130,6 +112,8 @@ class DataPlane:
 
     def left(self, connection: DownstreamConnection) -> None:
         self._connections.discard(connection)
+        if self._is_empty is not None and not self._connections:
+            self._is_empty.set()
 
     @property
     def connection_count(self) -> int:
@@ -148,14 +132,14 @@ class DataPlane:
     def take_bytes(self, count: int) -> bool:
         """Counts buffered bytes; True when the sender must wait before it sends more."""
         self.buffered_bytes += count
-        return self.buffered_bytes > self.settings.max_buffered_bytes
+        return self.buffered_bytes > self._max_buffered_bytes
 
     def wait_for_bytes(self, connection: DownstreamConnection) -> None:
         self._out_of_bytes.append(connection)
 
     def give_back_bytes(self, count: int) -> None:
         self.buffered_bytes -= count
-        while self._out_of_bytes and self.buffered_bytes <= self.settings.max_buffered_bytes:
+        while self._out_of_bytes and self.buffered_bytes <= self._max_buffered_bytes:
             self._out_of_bytes.popleft().read_again()
 
     # --- the sweep -----------------------------------------------------------------------------------

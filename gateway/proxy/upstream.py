@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
 import httptools
 
-from gateway.config.endpoints import BackendEndpoint
+from gateway.config.fleet import BackendEndpoint
+from gateway.config.schema import Config, PoolConfig
 from gateway.core.model import Reason
 from gateway.ports import Clock
 from gateway.proxy.headers import (
@@ -228,18 +229,6 @@ class UpstreamConnection(asyncio.Protocol):
         return f"<UpstreamConnection {state}>"
 
 
-class PoolSettings:
-    """How long connections may live, in seconds, and how many may idle."""
-
-    __slots__ = ("connect_timeout_s", "idle_s", "max_age_s", "max_idle")
-
-    def __init__(self, connect_timeout_s: float, idle_s: float, max_age_s: float, max_idle: int) -> None:
-        self.connect_timeout_s = connect_timeout_s
-        self.idle_s = idle_s
-        self.max_age_s = max_age_s
-        self.max_idle = max_idle
-
-
 class UpstreamPool:
     """Connections to one backend; the one used last is used next, so that the others may go."""
 
@@ -247,11 +236,17 @@ class UpstreamPool:
         self,
         endpoint: BackendEndpoint,
         ssl_context: ssl.SSLContext | None,
-        settings: PoolSettings,
+        settings: PoolConfig,
+        connect_timeout_s: float,
         clock: Clock,
     ) -> None:
         self.endpoint = endpoint
         self._ssl_context = ssl_context
+        self._connect_timeout_s = connect_timeout_s
+        # What every request to this backend begins with.
+        self.request_lines = b"host: %b\r\n" % endpoint.host_header
+        if endpoint.auth_header is not None and endpoint.auth_value is not None:
+            self.request_lines += b"%b: %b\r\n" % (endpoint.auth_header, endpoint.auth_value)
         self._settings = settings
         self._clock = clock
         self._idle: deque[UpstreamConnection] = deque()
@@ -268,13 +263,13 @@ class UpstreamPool:
         endpoint = self.endpoint
         make: Callable[[], UpstreamConnection] = lambda: UpstreamConnection(self, self._clock())  # noqa: E731
         try:
-            async with asyncio.timeout(self._settings.connect_timeout_s):
+            async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     make,
                     endpoint.host,
                     endpoint.port,
                     ssl=self._ssl_context,
-                    server_hostname=endpoint.server_name,
+                    server_hostname=endpoint.tls.server_name if endpoint.tls is not None else None,
                 )
         except TimeoutError as exc:
             raise ConnectFailed(Reason.CONNECT_TIMEOUT) from exc
@@ -307,3 +302,21 @@ class UpstreamPool:
 
     def __repr__(self) -> str:
         return f"<UpstreamPool {self.endpoint.backend_id} idle={len(self._idle)}>"
+
+
+def pools_of(
+    config: Config, endpoints: Mapping[str, BackendEndpoint], clock: Clock
+) -> dict[str, UpstreamPool]:
+    """A pool for each backend, by its id. Raises OSError for certificates that can't be loaded."""
+    return {
+        backend_id: UpstreamPool(
+            endpoint, _ssl_context(endpoint), config.pool, config.timeouts.connect_s, clock
+        )
+        for backend_id, endpoint in endpoints.items()
+    }
+
+
+def _ssl_context(endpoint: BackendEndpoint) -> ssl.SSLContext | None:
+    if endpoint.tls is None:
+        return None
+    return ssl.create_default_context(cafile=endpoint.tls.ca_file)
