@@ -104,7 +104,7 @@ def _gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], int]) -> Metric:
 
 def _histogram(spec: MetricSpec, histograms: Mapping[tuple[str, ...], Histogram]) -> Metric:
     family = HistogramMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
-    bounds = [*(f"{bound:g}" for bound in spec.bounds_s), "+Inf"]
+    bounds = [*(repr(bound) for bound in spec.bounds_s), "+Inf"]
     for labels, histogram in histograms.items():
         if any(histogram.counts):
             buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
