@@ -206,7 +206,7 @@ def show_value(kind: str, value: object) -> str:
         return format_size(cast(int, value))
     if kind == "boolean":
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _refuse_quotes(scalar: Scalar, wanted: str, form: re.Pattern[str]) -> None:
