@@ -7,13 +7,40 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
 
 
 def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from gateway import serving
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration")
+    return _run_serve
 
-    serving.add_arguments(parser)
-    return serving.run
+
+def _run_serve(args: argparse.Namespace) -> int:
+    import uvloop
+
+    from gateway import app
+    from gateway.config.loading import load
+    from gateway.config.problems import ConfigError
+
+    try:
+        config = load(args.config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        uvloop.run(app.run(config, _announce))
+    except OSError as error:  # a port in use, a certificate that does not fit
+        sys.stderr.write(f"spillway: can't start: {error}\n")
+        return 1
+    return 0
+
+
+def _announce(gateway: Gateway) -> None:
+    sys.stderr.write(f"spillway: ready on port {gateway.port}, admin on port {gateway.admin_port}\n")
 
 
 def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -30,9 +57,33 @@ def _mock_engine(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespac
     return command.run
 
 
+def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway import demo
+
+    demo.add_arguments(parser)
+    return demo.run
+
+
+def _drain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import drain_command
+
+    drain_command.add_drain_arguments(parser)
+    return drain_command.run_drain
+
+
+def _undrain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import drain_command
+
+    drain_command.add_undrain_arguments(parser)
+    return drain_command.run_undrain
+
+
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]]] = {
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
+    "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "drain": ("take a cluster or a backend out of new work", _drain),
+    "undrain": ("give a cluster or a backend new work again", _undrain),
     "mock-engine": ("run a model server that only pretends, with faults on demand", _mock_engine),
 }
 
