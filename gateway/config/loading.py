@@ -51,7 +51,7 @@ def _read_text(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise _unreadable(path, 0, f"cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise _unreadable(path, line, "is not valid UTF-8", "save the file as UTF-8") from None

@@ -16,6 +16,7 @@ from gateway.config.units import format_duration, format_size, parse_duration, p
 
 MAX_SECRET_BYTES = 65_536
 _VARIABLE = re.compile(r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|)", re.ASCII)
+_QUOTED = re.compile(r"(?<=')[^']{4,}(?=')")
 _ESCAPE = "write ${NAME} for a variable, $${ for a plain ${"
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -57,13 +58,15 @@ class Scalar(NamedTuple):
         return self.shown[1:-1]
 
     def without_filled(self, message: str) -> str:
-        """A message in which `${NAME}` stands again where the variable's value would show.
+        """A message in which `${NAME}` stands again where the variable's value, or a part of it, would show.
 
         Values below four characters are ports and counts: no secrets, and part of many words.
         """
         for name, value in self.filled:
             if len(value) >= 4:
                 message = message.replace(value, f"${{{name}}}")
+                for part in _QUOTED.findall(message):
+                    message = message.replace(part, f"${{{name}}}") if part in value else message
         return message
 
 

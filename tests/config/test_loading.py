@@ -167,6 +167,13 @@ def test_no_message_shows_what_came_from_the_environment(line: str) -> None:
     assert "secret" not in found.lower()
 
 
+@pytest.mark.parametrize("line", ["max_body: ${KEY}", "drain_timeout: ${KEY}", "listen: ${KEY}"])
+def test_nor_a_part_of_it(line: str) -> None:
+    (found,) = mistakes(f"{line}\n{CLUSTERS}", KEY="123Secret")
+    assert "secret" not in found.lower()
+    assert "'${KEY}" in found
+
+
 # --- files and secrets -------------------------------------------------------------------------------
 
 
