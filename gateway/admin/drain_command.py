@@ -42,7 +42,7 @@ def add_undrain_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         type=_url,
         default=DEFAULT_ADMIN,
-        help=f"admin port (default {DEFAULT_ADMIN})",
+        help="admin port (default %(default)s)",
     )
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="file with the admin token")
 
@@ -58,7 +58,7 @@ def run_undrain(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, verb: str) -> int:
     try:
         admin = AdminCaller(args.admin, _token(args.token_file))
-        kind = _kind_of(args.name, admin.get("/api/v1/fleet"))
+        kind = _kind_of(args.name, _kinds(admin.get("/api/v1/fleet")))
         asked = {"for": args.for_} if getattr(args, "for_", None) else {}
         answer = admin.post(f"/api/v1/{kind}s/{quote(args.name, safe='@:')}/{verb}", asked)
     except _Failed as failure:
@@ -77,12 +77,17 @@ def _report(kind: str, answer: dict[str, Any]) -> str:
     return f"{name} is drained {end}; {answer['in_flight']} in flight may finish"
 
 
-def _kind_of(name: str, fleet: dict[str, Any]) -> str:
-    clusters = [cluster for tier in fleet["tiers"] for cluster in tier["clusters"]]
-    names = {cluster["name"]: "cluster" for cluster in clusters}
-    for cluster in clusters:
-        for backend in cluster["backends"]:
-            names.setdefault(backend["id"], "backend")
+def _kinds(fleet: dict[str, Any]) -> dict[str, str]:
+    """Every name of the fleet: is it a cluster or a backend?"""
+    try:
+        clusters = [cluster for tier in fleet["tiers"] for cluster in tier["clusters"]]
+        backends = [backend["id"] for cluster in clusters for backend in cluster["backends"]]
+        return dict.fromkeys(backends, "backend") | {cluster["name"]: "cluster" for cluster in clusters}
+    except (KeyError, TypeError) as exc:
+        raise _Failed("what answers there is not a Spillway admin port") from exc
+
+
+def _kind_of(name: str, names: dict[str, str]) -> str:
     if name in names:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
@@ -171,6 +176,7 @@ class AdminCaller:
 
 def _message(exc: HTTPError) -> str:
     try:
-        return str(json.loads(exc.read())["error"]["message"])
+        with exc:
+            return str(json.loads(exc.read())["error"]["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return str(exc.reason)
