@@ -1,4 +1,4 @@
-"""What the gateway needs from outside the core, as Protocols: each has a real adapter and a twin for tests."""
+"""What the gateway needs from outside the core, as Protocols: a real adapter and a twin for each."""
 
 from __future__ import annotations
 

@@ -8,20 +8,24 @@ from typing import NamedTuple
 
 
 class ModelMatch(NamedTuple):
-    """The cluster serves the model; `upstream_name` where its backends know it by another name."""
+    """The cluster serves the model, by this `rule` (a configured name or pattern, or None for "any").
 
+    `upstream_name` is set where its backends know the model by another name.
+    """
+
+    rule: str | None
     upstream_name: str | None
 
 
 def match_model(models: Mapping[str, str | None], model: str | None) -> ModelMatch | None:
     """Does a cluster with these `models` serve `model`? An exact name wins over a pattern."""
     if not models:
-        return ModelMatch(None)
+        return ModelMatch(None, None)
     if model is None:
         return None
     if model in models:
-        return ModelMatch(models[model])
+        return ModelMatch(model, models[model])
     for pattern, upstream_name in models.items():
         if "*" in pattern and fnmatchcase(model, pattern):
-            return ModelMatch(upstream_name)
+            return ModelMatch(pattern, upstream_name)
     return None

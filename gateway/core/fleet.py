@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gateway.core.balancing import CLUSTER_POLICIES
-from gateway.core.constraints import match_model
-from gateway.core.latency import PeakEwma
+from gateway.core.constraints import ModelMatch, match_model
+from gateway.core.latency import PeakEwma, SlotGap
 from gateway.core.model import Backend, Candidate, Cluster, Outcome, PlanReason
 
 FOREVER_S = float("inf")
 # A client chooses the names it asks for: what is remembered of them is bounded.
 MAX_REMEMBERED_MODELS = 1024
+# What a refused client is told to wait: between these, and the default before anything has ended.
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S, DEFAULT_RETRY_AFTER_S = 0.05, 30.0, 1.0
 
 
 # --- events: what happened, past tense ---------------------------------------------------------------
@@ -94,13 +96,14 @@ class UnknownName(LookupError):
 class BackendState:
     """One backend as it is now."""
 
-    __slots__ = ("backend", "drained_until_s", "in_flight", "latency", "limit")
+    __slots__ = ("backend", "drained_until_s", "in_flight", "latency", "limit", "slot_gap")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.limit = backend.limit
         self.in_flight = 0
         self.latency = PeakEwma()
+        self.slot_gap = SlotGap()
         self.drained_until_s: float | None = None
 
     @property
@@ -169,6 +172,7 @@ class Serving(NamedTuple):
 
     tiers: tuple[ServingTier, ...]
     preferred_tier: str
+    route_model: str
 
 
 class FleetView:
@@ -190,24 +194,44 @@ class FleetView:
             self._serving[model] = found
         return found
 
+    def retry_after_s(self, model: str | None) -> float:
+        """How long until a slot for `model` is likely to come free."""
+        serving = self.serving(model)
+        gaps = [
+            backend.slot_gap.gap_s
+            for tier in (serving.tiers if serving is not None else ())
+            for cluster in tier.clusters
+            for backend in cluster.open_backends
+            if backend.slot_gap.gap_s is not None
+        ]
+        if not gaps:
+            return DEFAULT_RETRY_AFTER_S
+        return min(max(min(gaps), MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+
+    @property
+    def has_open_backend(self) -> bool:
+        return any(cluster.open_backends for cluster in self.clusters.values())
+
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
         self._serving.clear()
 
     def _work_out_serving(self, model: str | None) -> Serving | None:
+        matching = [
+            (cluster, match)
+            for tier in self.tiers
+            for cluster in self.clusters.values()
+            if cluster.cluster.tier == tier
+            and cluster.backends
+            and (match := match_model(cluster.cluster.models, model)) is not None
+        ]
+        if not matching:
+            return None
+        preferred_tier = matching[0][0].cluster.tier
+        route_model = next((match.rule for _, match in matching if match.rule is not None), "other")
         tiers: list[ServingTier] = []
-        preferred_tier: str | None = None
         for tier in self.tiers:
-            matching = [
-                (cluster, match)
-                for cluster in self.clusters.values()
-                if cluster.cluster.tier == tier
-                and cluster.backends
-                and (match := match_model(cluster.cluster.models, model)) is not None
-            ]
-            if matching and preferred_tier is None:
-                preferred_tier = tier
-            able = [(cluster, match) for cluster, match in matching if cluster.open_backends]
+            able = [(c, m) for c, m in matching if c.cluster.tier == tier and c.open_backends]
             if not able:
                 continue
             # A tier after the first open one is reached only when those before it are full.
@@ -218,15 +242,17 @@ class FleetView:
                 if tier == preferred_tier
                 else PlanReason.DRAINED
             )
-            seats = {
-                cluster.name: {
-                    b.id: Candidate(b.backend, cluster.name, tier, reason, match.upstream_name)
-                    for b in cluster.open_backends
-                }
-                for cluster, match in able
-            }
+            seats = {cluster.name: _seats(cluster, reason, match) for cluster, match in able}
             tiers.append(ServingTier(tuple(cluster for cluster, _ in able), seats))
-        return Serving(tuple(tiers), preferred_tier) if preferred_tier is not None else None
+        return Serving(tuple(tiers), preferred_tier, route_model)
+
+
+def _seats(cluster: ClusterState, reason: PlanReason, match: ModelMatch) -> dict[str, Candidate]:
+    tier = cluster.cluster.tier
+    return {
+        backend.id: Candidate(backend.backend, cluster.name, tier, reason, match.upstream_name)
+        for backend in cluster.open_backends
+    }
 
 
 class Fleet:
@@ -270,6 +296,7 @@ class Fleet:
         if state is not None:
             assert state.in_flight > 0, f"{state}: finished more often than started"
             state.in_flight -= 1
+            state.slot_gap.slot_freed(now_s)
             if state.in_flight == 0:
                 self._leaving.pop(event.backend_id, None)
         return ()
@@ -317,10 +344,12 @@ class Fleet:
         return ()
 
     def _on_ticked(self, event: Ticked, now_s: float) -> tuple[Effect, ...]:
+        targets: list[ClusterState | BackendState] = [
+            *self.view.clusters.values(),
+            *self.view.backends.values(),
+        ]
         over = [
-            state
-            for state in (*self.view.clusters.values(), *self.view.backends.values())
-            if state.drained_until_s is not None and state.drained_until_s <= now_s
+            state for state in targets if state.drained_until_s is not None and state.drained_until_s <= now_s
         ]
         for state in over:
             state.drained_until_s = None

@@ -116,10 +116,14 @@ class Candidate(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Ordered candidates, best first, never empty; `preferred_tier` is where the request would best run."""
+    """Ordered candidates, best first, never empty; `preferred_tier` is where the request would best run.
+
+    `route_model` is the configured name or pattern that the model matched, else "other": bounded.
+    """
 
     candidates: tuple[Candidate, ...]
     preferred_tier: str
+    route_model: str = "other"
 
     def without(self, failed: Candidate) -> Plan | None:
         """The rest of the plan after an attempt at `failed`; None when nothing is left."""

@@ -28,4 +28,4 @@ def plan_route(facts: RequestFacts, view: FleetView, now_s: float) -> Plan | She
             seats = tier.seats[cluster.name]
             for backend in order_backends(cluster.open_backends, facts.draw, now_s):
                 candidates.append(seats[backend.id])
-    return Plan(tuple(candidates), serving.preferred_tier)
+    return Plan(tuple(candidates), serving.preferred_tier, serving.route_model)

@@ -1,0 +1,189 @@
+"""The composition root: the only file that knows every adapter, and the life of one gateway process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from random import SystemRandom, getrandbits, seed
+
+from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
+from gateway.admin.server import AdminServer
+from gateway.config.fleet import clusters_of, endpoints_of
+from gateway.config.schema import Config
+from gateway.core.fleet import (
+    CloseIdleConnections,
+    Event,
+    Fleet,
+    FleetConfigured,
+    SetLimits,
+    Ticked,
+)
+from gateway.proxy.plane import DataPlane, Surroundings
+from gateway.proxy.upstream import pools_of
+from gateway.state.memory import MemoryStore
+from gateway.telemetry.access_log import open_access_log
+from gateway.telemetry.exposition import Exposition, GaugeSources
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.observer import Observer
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+
+
+class Gateway:
+    """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = time.monotonic
+        self._fleet = Fleet()
+        self._store = MemoryStore()
+        self._metrics = Metrics()
+        self._state = GatewayState.STARTING
+        self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        self._pools = pools_of(config, endpoints_of(config), self._clock)
+        self._draining: asyncio.Task[bool] | None = None
+        self._stopped = asyncio.Event()
+        self._plane = DataPlane(
+            config,
+            self._pools,
+            Surroundings(
+                view=self._fleet.view,
+                apply=self.apply,
+                store=self._store,
+                telemetry=Observer(self._metrics, self._access_log),
+                clock=self._clock,
+                draw=_uniform_draws(),
+            ),
+        )
+        self._admin = self._make_admin()
+        self.port = 0
+        self.admin_port = 0
+
+    def apply(self, event: Event) -> None:
+        """Tells the fleet what happened, and does what it says is to be done."""
+        for effect in self._fleet.apply(event, self._clock()):
+            match effect:
+                case SetLimits(limits):
+                    self._store.set_limits(limits)
+                case CloseIdleConnections(backend_ids):
+                    for backend_id in backend_ids:
+                        if (pool := self._pools.get(backend_id)) is not None:
+                            pool.close_idle()
+
+    async def start(self) -> None:
+        config = self._config
+        self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        await self._admin.start()
+        self.admin_port = self._admin.port
+        self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self._tick()
+        self._state = GatewayState.READY
+
+    async def serve(self) -> None:
+        """Until SIGTERM or SIGINT; then drains. SIGHUP opens the access log anew, for rotation."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin_drain)
+        if self._access_log is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._access_log.reopen)
+        await self._stopped.wait()
+        await self.stop()
+
+    async def drain(self) -> bool:
+        """Begins the end, or joins one that has begun. True when everything accepted was finished."""
+        return await asyncio.shield(self._begin_drain())
+
+    def _begin_drain(self) -> asyncio.Task[bool]:
+        if self._draining is None:
+            self._state = GatewayState.DRAINING
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        return self._draining
+
+    async def _drain(self) -> bool:
+        was_clean = await self._plane.drain(self._config.drain_timeout_s)
+        self._stopped.set()
+        return was_clean
+
+    async def stop(self) -> None:
+        await self._plane.close()
+        await self._admin.stop()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def _tick(self) -> None:
+        self.apply(Ticked())
+        if not self._stopped.is_set():
+            asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _status(self) -> GatewayStatus:
+        return GatewayStatus(self._state, len(self._plane.exchanges))
+
+    def _make_admin(self) -> AdminServer:
+        config, access_log = self._config, self._access_log
+        exposition = Exposition(
+            self._metrics,
+            GaugeSources(
+                view=self._fleet.view,
+                leases_held=self._store.leases_held,
+                downstream_connections=lambda: self._plane.connection_count,
+                buffered_bytes=lambda: self._plane.buffered_bytes,
+                access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
+            ),
+        )
+        token = config.admin.token
+        return AdminServer(
+            AdminSettings(
+                config.admin.listen.host,
+                config.admin.listen.port,
+                token.reveal() if token is not None else None,
+            ),
+            AdminPorts(
+                view=self._fleet.view,
+                apply=self.apply,
+                status=self._status,
+                drain=self.drain,
+                render_metrics=exposition.render,
+                clock=self._clock,
+            ),
+        )
+
+
+async def run(config: Config, announce: Callable[[Gateway], None]) -> None:
+    """Runs one gateway until it is told to stop. Raises OSError when it can't start."""
+    _raise_file_limit()
+    gateway = Gateway(config)
+    await gateway.start()
+    announce(gateway)
+    # What has been made so far lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    await gateway.serve()
+
+
+def _uniform_draws() -> Callable[[], int]:
+    """64 random bits a call, from a generator seeded by the system."""
+    seed(SystemRandom().getrandbits(128))
+    return lambda: getrandbits(64)
+
+
+def _server_tls(config: Config) -> ssl.SSLContext | None:
+    if config.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _raise_file_limit() -> None:
+    """Two sockets per open stream: the soft limit of 1,024 would end at 500 streams."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

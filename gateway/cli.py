@@ -1,0 +1,111 @@
+"""The command line: one verb per thing to do. Exit 0 good, 1 failed, 2 usage or config."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+
+def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration")
+    return _run_serve
+
+
+def _run_serve(args: argparse.Namespace) -> int:
+    import uvloop
+
+    from gateway import app
+    from gateway.config.loading import load
+    from gateway.config.problems import ConfigError
+
+    try:
+        config = load(args.config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        uvloop.run(app.run(config, _announce))
+    except OSError as error:  # a port in use, a certificate that does not fit
+        sys.stderr.write(f"spillway: can't start: {error}\n")
+        return 1
+    return 0
+
+
+def _announce(gateway: Gateway) -> None:
+    sys.stderr.write(f"spillway: ready on port {gateway.port}, admin on port {gateway.admin_port}\n")
+
+
+def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.config import check
+
+    check.add_arguments(parser)
+    return check.run
+
+
+def _mock_engine(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.mock_engine import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
+def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway import demo
+
+    demo.add_arguments(parser)
+    return demo.run
+
+
+def _drain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import drain_command
+
+    drain_command.add_drain_arguments(parser)
+    return drain_command.run_drain
+
+
+def _undrain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import drain_command
+
+    drain_command.add_undrain_arguments(parser)
+    return drain_command.run_undrain
+
+
+_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]]] = {
+    "serve": ("run the gateway", _serve),
+    "check": ("look for mistakes in a configuration", _check),
+    "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "drain": ("take a cluster or a backend out of new work", _drain),
+    "undrain": ("give a cluster or a backend new work again", _undrain),
+    "mock-engine": ("run a model server that only pretends, with faults on demand", _mock_engine),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point of the `spillway` command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="spillway",
+        description="A gateway for model inference: every request goes to the best cluster with room now.",
+    )
+    parser.add_argument("--version", action="version", version=f"spillway {version('spillway')}")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    runs: dict[str, Callable[[argparse.Namespace], int]] = {}
+    for verb, (summary, prepare) in _VERBS.items():
+        child = verbs.add_parser(verb, help=summary, description=summary.capitalize() + ".")
+        if verb in words[:1]:  # only the verb that is used is imported: the server stays small
+            runs[verb] = prepare(child)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    parsed = parser.parse_args(words)
+    return runs[parsed.verb](parsed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""From settings to what the rest works with: clusters for the core, endpoints for the data plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.config.schema import BackendConfig, ClusterConfig, Config
+from gateway.core.model import Backend, Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How to verify an https backend: `ca_file` None trusts the system's certificates."""
+
+    server_name: str
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEndpoint:
+    """How to reach one backend, and what it gets to see. `prefix` goes before the client's path.
+
+    `auth_header` and `auth_value` are both set or both None; the value is in no repr.
+    """
+
+    backend_id: str
+    scheme: str
+    host: str
+    port: int
+    prefix: bytes
+    host_header: bytes
+    tls: UpstreamTls | None = None
+    auth_header: bytes | None = None
+    auth_value: bytes | None = field(default=None, repr=False)
+    pass_client: bool = False
+
+
+def clusters_of(config: Config) -> tuple[Cluster, ...]:
+    """The clusters in the core's terms, in the file's order."""
+    return tuple(
+        Cluster(
+            name=cluster.name,
+            tier=cluster.tier or config.tiers[0],
+            backends=tuple(_backend(cluster, backend) for backend in cluster.backends),
+            models=dict(cluster.models),
+            weight=cluster.weight,
+        )
+        for cluster in config.clusters
+    )
+
+
+def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:
+    """How to reach each backend, by its id."""
+    endpoints = [_endpoint(cluster, backend) for cluster in config.clusters for backend in cluster.backends]
+    return {endpoint.backend_id: endpoint for endpoint in endpoints}
+
+
+def backend_id(cluster: ClusterConfig, backend: BackendConfig) -> str:
+    """`cluster@host:port[/prefix]`: the same across reloads, whatever else of the backend changes."""
+    return f"{cluster.name}@{backend.url.authority}{backend.url.prefix}"
+
+
+def _backend(cluster: ClusterConfig, backend: BackendConfig) -> Backend:
+    limit = backend.limit or cluster.limit
+    assert limit is not None, f"{cluster.name}: rules.py lets no backend pass without a limit"
+    return Backend(backend_id(cluster, backend), str(backend.url), limit, backend.weight)
+
+
+def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:
+    url, auth = backend.url, cluster.auth
+    secret = auth.secret if auth else None
+    return BackendEndpoint(
+        backend_id=backend_id(cluster, backend),
+        scheme=url.scheme,
+        host=url.host,
+        port=url.port,
+        prefix=url.prefix.encode("ascii"),
+        host_header=url.host_header.encode("ascii"),
+        tls=_tls(cluster, url.host) if url.scheme == "https" else None,
+        auth_header=auth.header.encode("ascii") if auth and secret else None,
+        auth_value=secret.reveal().encode("ascii") if secret else None,
+        pass_client=auth.pass_client if auth else False,
+    )
+
+
+def _tls(cluster: ClusterConfig, host: str) -> UpstreamTls:
+    if cluster.tls is None:
+        return UpstreamTls(host)
+    return UpstreamTls(cluster.tls.server_name or host, cluster.tls.ca_file)

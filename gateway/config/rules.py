@@ -1,0 +1,117 @@
+"""What no single value can show: rules between the values of a section, and between sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from gateway.config.schema import (
+    AdminConfig,
+    AuthConfig,
+    ClusterConfig,
+    Config,
+    DownstreamTlsConfig,
+    UpstreamTlsConfig,
+)
+from gateway.config.units import format_size
+
+
+class Report(Protocol):
+    """Where rules say what is wrong; it knows the line of every section and value."""
+
+    def complain(self, section: Struct, key: str, message: str, fix: str = "") -> None: ...
+
+    def has_problem(self, section: Struct, key: str) -> bool: ...
+
+
+def check_admin(admin: AdminConfig, report: Report) -> None:
+    if admin.token is None and not admin.listen.is_loopback and not report.has_problem(admin, "token_file"):
+        report.complain(
+            admin,
+            "listen",
+            f"must be loopback without a token, not {admin.listen}",
+            f"add token_file, or listen on 127.0.0.1:{admin.listen.port}",
+        )
+
+
+def check_auth(auth: AuthConfig, report: Report) -> None:
+    if auth.value and auth.value_from_file:
+        report.complain(auth, "value", "must not stand beside value_file", "keep one of them")
+    given = auth.secret or auth.pass_client
+    if not given and not any(report.has_problem(auth, key) for key in ("value", "value_file", "pass_client")):
+        report.complain(auth, "", "has no effect", "give value_file or value, or set pass_client: true")
+
+
+def check_downstream_tls(tls: DownstreamTlsConfig, report: Report) -> None:
+    import ssl  # Only for those who use it: the module costs memory.
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A callback, so that an encrypted key is refused and never asks on the terminal.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
+    except ssl.SSLError as exc:
+        reason = (exc.reason or "no PEM").lower().replace("_", " ")
+        report.complain(tls, "cert_file", f"is no certificate with the key of key_file: {reason}")
+
+
+def check_upstream_tls(tls: UpstreamTlsConfig, report: Report) -> None:
+    import ssl
+
+    if tls.ca_file is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls.ca_file)
+    except ssl.SSLError:
+        report.complain(tls, "ca_file", "holds no PEM certificates")
+
+
+def check_cluster(cluster: ClusterConfig, report: Report) -> None:
+    without = [backend for backend in cluster.backends if backend.limit is None]
+    if cluster.limit is None and without and not any(report.has_problem(b, "limit") for b in without):
+        report.complain(cluster, "limit", "is required", "or give every backend its own limit")
+    if cluster.tls and not any(backend.url.scheme == "https" for backend in cluster.backends):
+        report.complain(cluster, "tls", "has no effect", "no backend of the cluster has an https URL")
+    seen: set[tuple[str, str]] = set()
+    for backend in cluster.backends:
+        place = (backend.url.authority, backend.url.prefix)
+        if place in seen:
+            report.complain(
+                backend, "", "is listed twice in the cluster", "raise its weight and limit instead"
+            )
+        seen.add(place)
+
+
+def check_config(config: Config, report: Report) -> None:
+    _check_cluster_names(config, report)
+    if not report.has_problem(config, "tiers"):
+        for cluster in config.clusters:
+            if cluster.tier is not None and cluster.tier not in config.tiers:
+                known = ", ".join(config.tiers)
+                report.complain(cluster, "tier", f"must be one of the tiers ({known}), not {cluster.tier}")
+    if config.max_body_bytes > config.max_buffered_bytes:
+        key = "max_buffered"
+        report.complain(config, key, f"must be at least max_body, {format_size(config.max_body_bytes)}")
+    if config.listen.clashes_with(config.admin.listen):
+        report.complain(config, "listen", f"must differ from the admin port's {config.admin.listen}")
+
+
+def _check_cluster_names(config: Config, report: Report) -> None:
+    seen: set[str] = set()
+    for cluster in config.clusters:
+        if cluster.name in seen:
+            report.complain(cluster, "name", f"must be unique: there is another cluster {cluster.name}")
+        seen.add(cluster.name)
+
+
+Rule = Callable[[Any, Report], None]
+
+RULES: dict[type, Rule] = {
+    AdminConfig: check_admin,
+    AuthConfig: check_auth,
+    ClusterConfig: check_cluster,
+    Config: check_config,
+    DownstreamTlsConfig: check_downstream_tls,
+    UpstreamTlsConfig: check_upstream_tls,
+}

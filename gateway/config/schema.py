@@ -1,0 +1,254 @@
+"""Every setting that exists, with its unit, range, default and meaning. docs/configuration.md is made of it.
+
+A field's Python name carries its unit (`first_byte_s`); the key in YAML does not (`first_byte: 30s`).
+`extra["kind"]` names the reader in scalars.py that turns the YAML text into the value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from gateway.config.addresses import Address, BackendUrl
+from gateway.config.secrets import Secret
+
+DAY_S = 86_400.0
+MIB = 2**20
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        max_length=100,
+        extra={"must": "be of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"},
+    ),
+]
+Limit = Annotated[
+    int, Meta(ge=1, le=1_000_000, description="Requests in flight that a backend takes at most.")
+]
+Weight = Annotated[float, Meta(gt=0, le=1e6, extra={"kind": "number"})]
+
+
+def _kind(kind: str, description: str) -> Meta:
+    return Meta(description=description, extra={"kind": kind})
+
+
+def _duration(description: str, ge: float = 0.001) -> Meta:
+    return Meta(ge=ge, le=7 * DAY_S, description=description, extra={"kind": "duration"})
+
+
+def _size(description: str) -> Meta:
+    return Meta(ge=1, le=2**40, description=description, extra={"kind": "size"})
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping in the file. An unknown key in it is an error: a typo never becomes a default."""
+
+
+class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
+    """TLS towards clients."""
+
+    cert_file: Annotated[Path, _kind("file", "Certificate chain, PEM.")]
+    key_file: Annotated[Path, _kind("file", "Private key of the certificate, PEM, without a passphrase.")]
+
+
+class AdminConfig(Section, frozen=True, kw_only=True):
+    """The admin port: health, metrics, fleet view, drain."""
+
+    listen: Annotated[Address, _kind("address", "Where the admin port listens.")] = Address("127.0.0.1", 9090)
+    token: Annotated[
+        Secret | None,
+        _kind(
+            "secret_file",
+            "File with the token that writes need. Without it, only loopback may be listened on.",
+        ),
+    ] = field(default=None, name="token_file")
+
+
+class TimeoutsConfig(Section, frozen=True, kw_only=True):
+    """The stages of time of one request. Each ends the attempt or the connection that exceeds it."""
+
+    connect_s: Annotated[float, _duration("Opening a connection to a backend, TLS included.")] = field(
+        default=1.0, name="connect"
+    )
+    first_byte_s: Annotated[
+        float,
+        _duration(
+            "From the request sent to the first body byte of the answer; then another backend is tried."
+        ),
+    ] = field(default=30.0, name="first_byte")
+    first_byte_per_kib_s: Annotated[
+        float,
+        _duration(
+            "Added to `first_byte` for each KiB of request body: long prompts take long to read.", ge=0
+        ),
+    ] = field(default=0.020, name="first_byte_per_kib")
+    stall_s: Annotated[float, _duration("Between two bytes of an answer.")] = field(
+        default=15.0, name="stall"
+    )
+    total_s: Annotated[float, _duration("The whole request, all attempts and the answer included.")] = field(
+        default=600.0, name="total"
+    )
+    request_head_s: Annotated[float, _duration("For a client to finish the head of its request.")] = field(
+        default=10.0, name="request_head"
+    )
+    request_body_s: Annotated[float, _duration("For a client to finish the body of its request.")] = field(
+        default=30.0, name="request_body"
+    )
+    keep_alive_s: Annotated[float, _duration("How long an idle client connection stays open.")] = field(
+        default=75.0, name="keep_alive"
+    )
+    write_s: Annotated[
+        float, _duration("How long a client may read nothing of an answer that waits for it.")
+    ] = field(default=60.0, name="write")
+
+
+class RetryConfig(Section, frozen=True, kw_only=True):
+    """Trying again, on another backend, before the client has seen a byte."""
+
+    attempts: Annotated[
+        int, Meta(ge=1, le=100, description="Tries at backends per request, the first included.")
+    ] = 3
+
+
+class PoolConfig(Section, frozen=True, kw_only=True):
+    """Idle connections kept to each backend."""
+
+    max_idle: Annotated[
+        int, Meta(ge=0, le=100_000, description="Idle connections kept per backend; 0 keeps none.")
+    ] = 128
+    idle_s: Annotated[
+        float, _duration("How long a connection may stay idle; keep it below the backend's own.")
+    ] = field(default=30.0, name="idle")
+    max_age_s: Annotated[float, _duration("The age at which a connection is not used again.")] = field(
+        default=600.0, name="max_age"
+    )
+
+
+class BackendConfig(Section, frozen=True, kw_only=True):
+    """One model endpoint. A plain URL stands for `{url: URL}`."""
+
+    url: Annotated[
+        BackendUrl,
+        _kind("backend_url", "Base URL, http or https; a path in it goes before the client's path."),
+    ]
+    limit: Annotated[Limit, Meta(description="In place of the cluster's `limit`.")] | None = None
+    weight: Annotated[
+        Weight, Meta(description="Share of the cluster's requests, relative to its other backends.")
+    ] = 1.0
+
+
+class AuthConfig(Section, frozen=True, kw_only=True):
+    """What backends get to see of credentials. The client's own stay here unless `pass_client`."""
+
+    header: Annotated[str, _kind("header_name", "Header that carries the cluster's own credential.")] = (
+        "Authorization"
+    )
+    value: Annotated[
+        Secret | None,
+        _kind("secret", "The header's whole value, such as `Bearer ${KEY}`; best from the environment."),
+    ] = None
+    value_from_file: Annotated[
+        Secret | None, _kind("secret_file", "File with the header's whole value, in place of `value`.")
+    ] = field(default=None, name="value_file")
+    pass_client: Annotated[
+        bool, Meta(description="Pass the client's Authorization, Cookie and x-api-key on to the backends.")
+    ] = False
+
+    @property
+    def secret(self) -> Secret | None:
+        """The header's value, whichever way it was given."""
+        return self.value or self.value_from_file
+
+
+class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
+    """TLS towards https backends. Certificates are always verified."""
+
+    ca_file: Annotated[
+        Path | None, _kind("file", "Certificates to trust, PEM, in place of the system's.")
+    ] = None
+    server_name: Annotated[
+        str | None, _kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
+    ] = None
+
+
+class ClusterConfig(Section, frozen=True, kw_only=True):
+    """A site holding backends, with one tier."""
+
+    name: Annotated[Name, Meta(description="Name in metrics, logs and response headers; unique.")]
+    tier: Annotated[Name, Meta(description="One of `tiers`; default: the first of them.")] | None = None
+    limit: (
+        Annotated[
+            Limit,
+            Meta(description="Requests in flight per backend; required unless every backend has its own."),
+        ]
+        | None
+    ) = None
+    weight: Annotated[
+        Weight, Meta(description="Share of the tier's requests under `cluster_policy: weight`.")
+    ] = 1.0
+    models: Annotated[
+        dict[str, str | None],
+        _kind(
+            "models",
+            "Models served: a list of names and patterns with `*`, or a map from the client's name to the "
+            "backends' name; default: any model.",
+        ),
+    ] = field(default_factory=dict)
+    backends: Annotated[
+        tuple[Annotated[BackendConfig, Meta(extra={"shorthand": "url"})], ...],
+        Meta(min_length=1, description="Model endpoints: URLs, or mappings as below."),
+    ]
+    auth: AuthConfig | None = None
+    tls: UpstreamTlsConfig | None = None
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    listen: Annotated[Address, _kind("address", "Where clients connect, `host:port`.")] = Address(
+        "127.0.0.1", 8080
+    )
+    tls: DownstreamTlsConfig | None = None
+    admin: AdminConfig = AdminConfig()
+    access_log: Annotated[
+        str, _kind("access_log", "One JSON line per request: `-` for standard output, a file, or `off`.")
+    ] = "-"
+    expose_routing: Annotated[
+        bool,
+        Meta(description="Tell clients in `x-spillway-*` response headers where a request went and why."),
+    ] = True
+    max_body_bytes: Annotated[int, _size("Largest request body; a larger one gets 413.")] = field(
+        default=32 * MIB, name="max_body"
+    )
+    max_buffered_bytes: Annotated[
+        int, _size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
+    ] = field(default=512 * MIB, name="max_buffered")
+    drain_timeout_s: Annotated[
+        float, _duration("How long requests in flight may take to finish at shutdown.", ge=0)
+    ] = field(default=30.0, name="drain_timeout")
+    tiers: Annotated[
+        tuple[Name, ...],
+        Meta(min_length=1, description="The tiers in order of preference.", extra={"unique": True}),
+    ] = ("primary", "backup", "spot")
+    cluster_policy: Annotated[
+        Literal["weight", "least_loaded"],
+        Meta(description="Which cluster of a tier comes first: by weighted chance, or the least loaded."),
+    ] = "weight"
+    paths: Annotated[
+        tuple[Annotated[str, Meta(extra={"kind": "request_path"})], ...],
+        Meta(
+            description="Paths passed on besides the inference endpoints; `*` may be the last segment.",
+            extra={"unique": True},
+        ),
+    ] = ()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
+    pool: PoolConfig = PoolConfig()
+    clusters: Annotated[
+        tuple[ClusterConfig, ...],
+        Meta(min_length=1, description="The clusters; those of one tier share its work."),
+    ]

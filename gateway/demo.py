@@ -1,0 +1,1 @@
+"""`spillway demo`: being built."""

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible mock engine: real sockets, modelled timing, faults on demand."""

@@ -1,0 +1,1 @@
+"""The data plane: protocols on both sides, one coroutine per exchange."""

@@ -1,0 +1,128 @@
+"""Bytes of heads and of answers: what goes to a backend, to a client, and what the gateway says itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from gateway.core.fleet import FleetView
+from gateway.core.model import Candidate
+from gateway.proxy.errors import Refusal, reason_phrase
+from gateway.proxy.headers import RequestHead, ResponseHead
+from gateway.proxy.paths import Endpoint, LocalPath
+
+if TYPE_CHECKING:
+    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.plane import DataPlane
+    from gateway.proxy.upstream import UpstreamPool
+
+
+def request_head(
+    head: RequestHead, target: bytes, pool: UpstreamPool, exchange: Exchange, length: int
+) -> bytes:
+    """The head for a backend, written anew: its Host and credentials, the client's end-to-end headers."""
+    return b"%b %b%b HTTP/1.1\r\n%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+        head.method,
+        pool.endpoint.prefix,
+        target,
+        pool.request_lines,
+        head.credentials if pool.endpoint.pass_client else b"",
+        head.forward,
+        exchange.connection.forwarded,
+        exchange.record.request_id.encode(),
+        length,
+    )
+
+
+def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | None) -> bytes:
+    """The head for the client: the backend's own, with the framing and routing lines of this hop."""
+    record = exchange.record
+    if exchange.is_chunked:
+        framing = b"transfer-encoding: chunked\r\n"
+    elif head.length is None or head.status in (204, 304):
+        framing = b""
+    else:
+        framing = b"content-length: %d\r\n" % head.length
+    if not exchange.keeps_alive:
+        framing += b"connection: close\r\n"
+    return b"%bx-request-id: %b\r\n%b%b\r\n" % (
+        head.forward,
+        record.request_id.encode(),
+        routing_lines(candidate, exchange) if candidate is not None else b"",
+        framing,
+    )
+
+
+def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
+    """Where the request went and why, for the client."""
+    record = exchange.record
+    lines = (
+        b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n"
+        b"x-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n"
+        % (
+            candidate.cluster.encode(),
+            candidate.tier.encode(),
+            candidate.backend.id.encode(),
+            record.attempts,
+            record.overhead_s * 1000,
+        )
+    )
+    if candidate.tier != record.preferred_tier:
+        lines += b"x-spillway-spill-reason: %b\r\n" % candidate.reason.encode()
+    return lines
+
+
+class LocalAnswer(NamedTuple):
+    """An answer of the gateway's own; `headers` are whole lines."""
+
+    status: int
+    body: bytes
+    headers: bytes = b""
+
+
+def local_answer(answer: LocalAnswer, exchange: Exchange) -> bytes:
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+        b"x-request-id: %b\r\n%b%b\r\n%b"
+        % (
+            answer.status,
+            reason_phrase(answer.status),
+            len(answer.body),
+            exchange.record.request_id.encode(),
+            answer.headers,
+            b"" if exchange.keeps_alive else b"connection: close\r\n",
+            answer.body,
+        )
+    )
+
+
+def local(endpoint: Endpoint, plane: DataPlane) -> LocalAnswer:
+    """Answers a path that is the gateway's own. Raises Refusal."""
+    if endpoint.local_path is LocalPath.MODELS:
+        return LocalAnswer(200, models_body(plane.view))
+    if endpoint.local_path is LocalPath.ALIVE:
+        return LocalAnswer(200, orjson.dumps({"live": True}))
+    serving = plane.view.serving(endpoint.model)
+    if endpoint.local_path is LocalPath.MODEL_READY:
+        if serving is None:
+            raise Refusal(404, "model_not_found", "No cluster serves this model.", param="model")
+        is_ready = bool(serving.tiers)
+        return LocalAnswer(
+            200 if is_ready else 503, orjson.dumps({"name": endpoint.model, "ready": is_ready})
+        )
+    is_ready = not plane.is_draining and plane.view.has_open_backend
+    return LocalAnswer(200 if is_ready else 503, orjson.dumps({"ready": is_ready}))
+
+
+def models_body(view: FleetView) -> bytes:
+    """The models that clients may name, in OpenAI's shape; patterns can't be listed."""
+    names = {
+        name: None for cluster in view.clusters.values() for name in cluster.cluster.models if "*" not in name
+    }
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "created": 0, "owned_by": "spillway"} for name in names],
+        }
+    )

@@ -1,0 +1,177 @@
+"""What is read from a request: the model and the stream flag, never the whole tree.
+
+The body itself goes upstream byte for byte; only a cluster that knows the model by another name gets
+the one value replaced, at its exact place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from gateway.proxy.errors import invalid
+from gateway.proxy.multipart import model_span
+from gateway.proxy.paths import ModelSource
+
+if TYPE_CHECKING:
+    from gateway.proxy.downstream import Request
+    from gateway.proxy.headers import RequestHead
+
+_SAFE_MODEL = re.compile(r"[A-Za-z0-9._:/@+=,~ -]{1,256}")
+# An ASCII letter is never escaped by an honest encoder: such a key may be a second "model" in disguise.
+_ESCAPED_LETTERS = (b"\\u006", b"\\u007")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_JSON = json.JSONDecoder()
+
+
+class _Read(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+
+
+_decoder = msgspec.json.Decoder(_Read)
+
+
+class BodyFacts(NamedTuple):
+    model: str | None
+    stream: bool
+
+
+def read_facts(request: Request) -> BodyFacts:
+    """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415."""
+    head, endpoint = request.head, request.endpoint
+    assert head is not None and endpoint is not None
+    if endpoint.model_source is ModelSource.PATH:
+        return BodyFacts(endpoint.model, False)
+    if head.content_encoding not in (b"", b"identity"):
+        raise invalid("A compressed request body is not read here.", status=415)
+    facts = _read_body(head, request.body)
+    if facts.model is None and head.model_header is not None:
+        model = head.model_header.decode()
+        check_model_name(model)
+        facts = BodyFacts(model, facts.stream)
+    if facts.model is None and endpoint.model_source is ModelSource.BODY:
+        raise invalid("'model' is missing.", param="model")
+    return facts
+
+
+def _read_body(head: RequestHead, body: bytes) -> BodyFacts:
+    if _is_json(head.content_type):
+        return read_json(body)
+    if head.content_type.lower().startswith(b"multipart/form-data"):
+        span = model_span(head.content_type, body)
+        model = body[span[0] : span[1]].decode("ascii", "replace") if span is not None else None
+        if model is not None:
+            check_model_name(model)
+        return BodyFacts(model, False)
+    if head.model_header is not None:
+        return BodyFacts(None, False)
+    raise invalid(
+        "The Content-Type must be application/json or multipart/form-data "
+        "(any other needs the header x-spillway-model).",
+        status=415,
+    )
+
+
+def _is_json(content_type: bytes) -> bool:
+    """JSON by its name; a request without a Content-Type is taken for JSON too."""
+    if content_type in (b"application/json", b""):
+        return True
+    kind, _, parameters = content_type.lower().partition(b";")
+    kind = kind.strip()
+    if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        return False
+    return b"charset" not in parameters or b"utf-8" in parameters
+
+
+def read_json(body: bytes) -> BodyFacts:
+    """The routing fields of a JSON object. Raises Refusal 400 that names the field."""
+    try:
+        if not body.isascii():
+            body.decode()
+        read = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise invalid("The body is nested too deeply.") from None
+    if (
+        body.count(b'"model"') > 1
+        or body.count(b'"stream"') > 1
+        or _ESCAPED_LETTERS[0] in body
+        or _ESCAPED_LETTERS[1] in body
+    ):
+        _refuse_duplicates(body)
+    if read.model is not None:
+        check_model_name(read.model)
+    return BodyFacts(read.model, bool(read.stream))
+
+
+def check_model_name(model: str) -> None:
+    if not _SAFE_MODEL.fullmatch(model) or "/../" in f"/{model}/":
+        raise invalid("'model' must be 1 to 256 characters of letters, digits and ._:/@+=,~ -", param="model")
+
+
+def _wrong_type(error: msgspec.ValidationError) -> Exception:
+    text = str(error)
+    for field in ("model", "stream"):
+        if f"$.{field}" in text:
+            return invalid(f"'{field}' has the wrong type: {text.split(' - at')[0]}.", param=field)
+    return invalid("The body must be a JSON object.")
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    """A field given twice is read differently by different parsers: that must not decide a route."""
+    keys = [key for key, _, _ in _top_level_values(body.decode())]
+    for field in ("model", "stream"):
+        if keys.count(field) > 1:
+            raise invalid(f"'{field}' is given more than once.", param=field)
+
+
+def _top_level_values(text: str) -> list[tuple[str, int, int]]:
+    """(key, start, end) of each value of the outermost object, in characters. `text` is valid JSON."""
+    values = []
+    at = _skip_space(text, 0) + 1
+    try:
+        while text[at := _skip_space(text, at)] != "}":
+            key, at = scanstring(text, at + 1, False)
+            start = _skip_space(text, _skip_space(text, at) + 1)
+            _, at = _JSON.raw_decode(text, start)
+            values.append((key, start, at))
+            at = _skip_space(text, at)
+            at += text[at] == ","
+    except (ValueError, RecursionError) as error:
+        raise invalid("The body is not valid JSON, or nested too deeply.") from error
+    return values
+
+
+def _skip_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def with_model(request: Request, upstream_model: str) -> tuple[bytes, bytes]:
+    """Target and body with the model's name replaced where it stands, every other byte as it was."""
+    head, endpoint, body = request.head, request.endpoint, request.body
+    assert head is not None and endpoint is not None
+    name = upstream_model.encode()
+    if endpoint.model_source is ModelSource.PATH:
+        start = len(b"/v2/models/")
+        return head.target[:start] + name + head.target[head.target.index(b"/", start) :], body
+    if _is_json(head.content_type):
+        return head.target, _with_json_model(body, upstream_model)
+    span = model_span(head.content_type, body) if head.content_type else None
+    return head.target, body if span is None else body[: span[0]] + name + body[span[1] :]
+
+
+def _with_json_model(body: bytes, upstream_model: str) -> bytes:
+    text = body.decode()
+    for key, start, end in _top_level_values(text):
+        if key == "model":
+            return (text[:start] + json.dumps(upstream_model) + text[end:]).encode()
+    return body

@@ -1,0 +1,485 @@
+"""One request's life, top to bottom: `Exchange._run`.
+
+The coroutine decides and waits; the bytes do not pass through it. From the first body byte on, what the
+upstream connection receives is written to the downstream transport inside the same callback.
+
+Invariants:
+- a lease taken is settled exactly once, however the exchange ends;
+- nothing reaches the client before the first body byte (`is_committed`), so any attempt before it may be
+  repeated elsewhere; after it nothing is ever repeated;
+- an answer that was cut at the backend is cut at the client: it never looks whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
+from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.routing import plan_route
+from gateway.ports import Lease, RequestRecord, Retry
+from gateway.proxy import answers, bodies
+from gateway.proxy.errors import Refusal, attempt_failed, shed
+from gateway.proxy.headers import ResponseHead
+from gateway.proxy.upstream import ConnectFailed, UpstreamConnection, UpstreamPool
+
+if TYPE_CHECKING:
+    from gateway.proxy.downstream import DownstreamConnection, Request
+    from gateway.proxy.plane import DataPlane
+
+log = logging.getLogger(__name__)
+
+# A backend that says "full" or breaks before its first body byte: another one may still answer.
+_FULL_STATUSES = frozenset((429, 503))
+_BROKEN_STATUSES = frozenset((500, 502, 504))
+_CLIENT_LEFT = Outcome.ignored(Reason.CLIENT_LEFT)
+
+
+class Exchange:
+    """One request and its answer on a downstream connection."""
+
+    __slots__ = (
+        "_answer_head",
+        "_body",
+        "_connection",
+        "_ended",
+        "_first_byte_deadline_s",
+        "_has_progressed",
+        "_held_chunks",
+        "_is_chunked",
+        "_is_held_whole",
+        "_keeps_alive",
+        "_lease",
+        "_may_retry",
+        "_plane",
+        "_progress_s",
+        "_request",
+        "_sent_s",
+        "_task",
+        "_total_deadline_s",
+        "_upstream",
+        "_waited_s",
+        "is_committed",
+        "record",
+    )
+
+    def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
+        self._plane = plane
+        self._connection = connection
+        self._request = request
+        self._body = request.body
+        head = request.head
+        self._keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
+        self._lease: Lease | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._ended: asyncio.Future[Reason] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._answer_head: ResponseHead | None = None
+        self._held_chunks: list[bytes] | None = None
+        self._is_held_whole = False
+        self._may_retry = False
+        self._is_chunked = False
+        self._has_progressed = False
+        self._progress_s = 0.0
+        self._sent_s = 0.0
+        self._waited_s = 0.0
+        self._first_byte_deadline_s = 0.0
+        self._total_deadline_s = request.received_s + plane.timeouts.total_s
+        self.is_committed = False
+        self.record = RequestRecord(
+            request_id=plane.request_id(head),
+            method=head.method.decode() if head is not None else "",
+            path=request.endpoint.name if request.endpoint is not None else "",
+            client=connection.peer,
+            started_s=request.received_s,
+            bytes_in=len(request.body),
+        )
+
+    def start(self) -> None:
+        """What the gateway answers itself is answered at once; all else is a coroutine's story."""
+        self._plane.exchanges.add(self)
+        request = self._request
+        if request.refusal is not None:
+            self._refuse(request.refusal)
+            self._finish()
+        elif request.endpoint is not None and request.endpoint.local_path is not None:
+            try:
+                self._answer(answers.local(request.endpoint, self._plane))
+            except Refusal as refusal:
+                self._refuse(refusal)
+            self._finish()
+        else:
+            self._task = self._plane.loop.create_task(self._run())
+
+    # --- the story -----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Plan, lease, attempt; before the first byte a failed attempt moves on along the plan."""
+        try:
+            plan = self._make_plan()
+            lease = await self._plane.store.lease(plan)
+            if lease is None:
+                raise self._no_capacity()
+            while True:
+                reason = await self._attempt(plan, lease)
+                if self.is_committed:
+                    break
+                successor = await self._successor(plan, lease, reason)
+                if successor is None:
+                    reason = await self._make_do(reason)
+                    break
+                plan, lease = successor
+            self._close_answer(reason)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except asyncio.CancelledError:
+            self.record.outcome = _CLIENT_LEFT
+        except Exception:
+            log.exception("exchange %s failed", self.record.request_id)
+            self._refuse(Refusal(500, "internal_error", "The gateway failed.", closes=True))
+        finally:
+            self._settle(_CLIENT_LEFT)
+            self._finish()
+
+    def _make_plan(self) -> Plan:
+        """Reads the body's facts and asks the core. Raises Refusal."""
+        facts = bodies.read_facts(self._request)
+        plane, record = self._plane, self.record
+        record.model, record.stream = facts.model, facts.stream
+        plan = plan_route(
+            RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body)), plane.view, plane.clock()
+        )
+        if isinstance(plan, Shed):
+            raise shed(plan.reason, facts.model)
+        record.route_model = plan.route_model
+        record.preferred_tier = plan.preferred_tier
+        return plan
+
+    async def _attempt(self, plan: Plan, lease: Lease) -> Reason:
+        """One try at one backend: COMPLETED, or why it failed. Check `is_committed` to know when."""
+        plane, candidate = self._plane, lease.candidate
+        self._lease = lease
+        self.record.attempts += 1
+        self._may_retry = len(plan.candidates) > 1 and self.record.attempts < plane.attempts
+        plane.apply(AttemptStarted(candidate.backend.id))
+        pool = plane.pools.get(candidate.backend.id)
+        if pool is None:  # it left the configuration meanwhile
+            return Reason.CONNECT_FAILED
+        started_s = plane.clock()
+        connection = pool.take_idle()
+        is_reused = connection is not None
+        while True:
+            if connection is None:
+                try:
+                    connection = await pool.connect()
+                except ConnectFailed as failed:
+                    self._waited_s += plane.clock() - started_s
+                    return failed.reason
+            ended = self._send(connection, pool, started_s)
+            reason = await ended
+            if reason is not Reason.RESET or not is_reused or connection.has_answered:
+                return reason
+            # The backend closed an idle connection as we wrote to it: that says nothing about it.
+            connection, is_reused = None, False
+
+    async def _successor(self, plan: Plan, lease: Lease, reason: Reason) -> tuple[Plan, Lease] | None:
+        """The rest of the plan and a lease on it; a held answer is given up only for that."""
+        if self._held_chunks is None:
+            self._settle(_outcome_of(reason))
+        if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
+            return None
+        rest = plan.without(lease.candidate)
+        successor = await self._plane.store.lease(rest) if rest is not None else None
+        if rest is None or successor is None:
+            return None
+        self._settle(_outcome_of(reason))
+        self.record.retries += (Retry(lease.candidate.cluster, reason),)
+        return rest, successor
+
+    async def _make_do(self, reason: Reason) -> Reason:
+        """Nobody else may try: the client gets the held answer as it is, or an error of ours."""
+        held = self._held_chunks
+        if held is None or self._answer_head is None:
+            raise attempt_failed(reason)
+        self._held_chunks = None
+        self._may_retry = False
+        self._ended = self._plane.loop.create_future()
+        self._commit(self._answer_head, b"".join(held))
+        if self._is_held_whole:
+            self._complete()
+        elif self._upstream is not None:
+            self._upstream.resume()
+        return await self._ended
+
+    def _no_capacity(self) -> Refusal:
+        model = self.record.model
+        return shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
+
+    # --- towards the backend -------------------------------------------------------------------------
+
+    def _send(
+        self, connection: UpstreamConnection, pool: UpstreamPool, started_s: float
+    ) -> asyncio.Future[Reason]:
+        plane, head, lease = self._plane, self._request.head, self._lease
+        assert head is not None and lease is not None
+        body = self._body
+        target = head.target
+        if (upstream_model := lease.candidate.upstream_model) is not None:
+            target, body = bodies.with_model(self._request, upstream_model)
+        now_s = plane.clock()
+        timeouts = plane.timeouts
+        self._sent_s = started_s
+        self._first_byte_deadline_s = (
+            now_s + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
+        )
+        self._answer_head = None
+        self._upstream = connection
+        self._ended = ended = plane.loop.create_future()
+        connection.send(self, answers.request_head(head, target, pool, self, len(body)), body)
+        return ended
+
+    # --- Receiver: what the upstream connection tells ------------------------------------------------
+
+    def on_answer_head(self, head: ResponseHead) -> None:
+        self._answer_head = head  # held until the first body byte: see DESIGN, hung engines
+
+    def on_answer_body(self, chunk: bytes) -> None:
+        if self.is_committed:
+            self._has_progressed = True
+            self.record.bytes_out += len(chunk)
+            self._connection.transport.write(
+                b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk
+            )
+        else:
+            self._take_first(chunk)
+
+    def on_answer_end(self) -> None:
+        self._upstream = None
+        if not self.is_committed:
+            self._take_first(b"")
+        if self._held_chunks is not None:
+            self._is_held_whole = True
+        else:
+            self._complete()
+
+    def on_answer_failed(self, reason: Reason) -> None:
+        self._upstream = None
+        self._held_chunks = None
+        if not self.is_committed and reason is Reason.TRUNCATED:
+            reason = Reason.RESET
+        self._end_attempt(reason)
+
+    def _take_first(self, chunk: bytes) -> None:
+        """The first body byte, or an end without any: pass the answer on, or hold it and try elsewhere."""
+        if self._held_chunks is not None:
+            self._held_chunks.append(chunk)
+            return
+        head = self._answer_head
+        assert head is not None
+        self._waited_s += self._plane.clock() - self._sent_s
+        if self._may_retry and (head.status in _FULL_STATUSES or head.status in _BROKEN_STATUSES):
+            self._held_chunks = [chunk]
+            self._is_held_whole = False
+            if self._upstream is not None:
+                self._upstream.pause()
+            self._end_attempt(_reason_of_status(head.status))
+        else:
+            self._commit(head, chunk)
+
+    def _commit(self, head: ResponseHead, chunk: bytes) -> None:
+        """The point of no return: the head and the first bytes go to the client."""
+        plane, record, lease, connection = self._plane, self.record, self._lease, self._connection
+        assert lease is not None
+        now_s = plane.clock()
+        record.status = head.status
+        record.ttft_s = now_s - record.started_s
+        record.overhead_s = record.ttft_s - self._waited_s
+        self.is_committed = True
+        self._progress_s = now_s
+        is_http_10 = self._request.head is not None and self._request.head.is_http_10
+        if head.length is None and is_http_10:
+            self._keeps_alive = False
+        self._is_chunked = head.length is None and not is_http_10
+        self._free_body()
+        if head.status < 400:
+            plane.apply(FirstByteSeen(lease.candidate.backend.id, now_s - self._sent_s))
+        if connection.paused_since_s is not None and self._upstream is not None:
+            self._upstream.pause()
+        first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
+        record.bytes_out = len(chunk)
+        connection.transport.write(
+            answers.answer_head(head, self, lease.candidate if plane.exposes_routing else None) + first
+        )
+
+    def _complete(self) -> None:
+        if self._is_chunked:
+            self._connection.transport.write(b"0\r\n\r\n")
+        self._end_attempt(Reason.COMPLETED)
+
+    def _end_attempt(self, reason: Reason) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(reason)
+
+    # --- ends ----------------------------------------------------------------------------------------
+
+    def _close_answer(self, reason: Reason) -> None:
+        """After the last byte: what came of it, and a visible cut where the answer is not whole."""
+        head, record = self._answer_head, self.record
+        assert head is not None
+        if reason is not Reason.COMPLETED:
+            refusal = attempt_failed(reason)
+            record.error_code = refusal.code
+            self._settle(_outcome_of(reason))
+            if head.is_event_stream and self._is_chunked and not head.is_encoded:
+                # The blank line first: the event before it may have been cut in its middle.
+                event = b"\n\ndata: %b\n\n" % refusal.body()
+                self._connection.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+            self._keeps_alive = False
+            self._connection.cut()
+        outcome = _outcome_of(reason if head.status < 400 else _reason_of_status(head.status))
+        record.outcome = outcome
+        self._settle(outcome)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
+        record = self.record
+        record.error_code = refusal.code
+        record.outcome = _outcome_of_refusal(refusal.status)
+        if refusal.closes:
+            self._keeps_alive = False
+        if not self.is_committed:
+            self._answer(answers.LocalAnswer(refusal.status, refusal.body(), refusal.headers))
+        else:
+            self._connection.cut()
+
+    def _answer(self, answer: answers.LocalAnswer) -> None:
+        self.is_committed = True
+        self.record.status = answer.status
+        self.record.bytes_out = len(answer.body)
+        if self.record.outcome is None:
+            self.record.outcome = SUCCESS
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(answers.local_answer(answer, self))
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Lets go of the backend: the upstream is closed if it still works for us, the lease given back."""
+        if (upstream := self._upstream) is not None:
+            self._upstream = None
+            upstream.abandon()
+        self._held_chunks = None
+        if (lease := self._lease) is not None:
+            self._lease = None
+            candidate = lease.candidate
+            record = self.record
+            record.cluster, record.tier, record.backend = (
+                candidate.cluster,
+                candidate.tier,
+                candidate.backend.id,
+            )
+            record.spill_reason = candidate.reason if candidate.tier != record.preferred_tier else None
+            self._plane.store.release(lease)
+            self._plane.apply(AttemptFinished(candidate.backend.id, outcome))
+
+    def _free_body(self) -> None:
+        """From here on nothing is repeated: a long stream need not keep its request."""
+        self._plane.give_back_bytes(len(self._body))
+        self._body = b""
+        self._request = self._request._replace(body=b"")
+
+    def _finish(self) -> None:
+        plane = self._plane
+        self._free_body()
+        plane.exchanges.discard(self)
+        self.record.duration_s = plane.clock() - self.record.started_s
+        plane.telemetry.record(self.record)
+        self._connection.exchange_ended(self._keeps_alive)
+
+    # --- called from outside -------------------------------------------------------------------------
+
+    def client_left(self) -> None:
+        """The downstream connection is gone: so is the work, at once."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause(self) -> None:
+        """The client reads slower than the backend sends."""
+        if self.is_committed and self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        self._has_progressed = True
+        if self.is_committed and self._upstream is not None:
+            self._upstream.resume()
+
+    def stop(self, reason: Reason) -> None:
+        """Ends the attempt that runs, from outside: a deadline has passed, or the gateway shuts down."""
+        if (upstream := self._upstream) is not None:
+            self._upstream = None
+            upstream.abandon()
+            self._end_attempt(reason)
+
+    def check(self, now_s: float) -> None:
+        """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
+        if self._upstream is None:
+            return  # connecting has its own deadline; so has waiting for the store
+        timeouts = self._plane.timeouts
+        paused_since_s = self._connection.paused_since_s
+        if now_s >= self._total_deadline_s:
+            self.stop(Reason.TOTAL_TIMEOUT)
+        elif not self.is_committed:
+            if now_s >= self._first_byte_deadline_s and self._held_chunks is None:
+                self.stop(Reason.FIRST_BYTE_TIMEOUT)
+        elif paused_since_s is not None:
+            if now_s - paused_since_s > timeouts.write_s:
+                self._connection.transport.abort()
+        elif self._has_progressed:
+            self._has_progressed = False
+            self._progress_s = now_s
+        elif now_s - self._progress_s > timeouts.stall_s:
+            self.stop(Reason.STALL_TIMEOUT)
+
+    @property
+    def is_chunked(self) -> bool:
+        return self._is_chunked
+
+    @property
+    def keeps_alive(self) -> bool:
+        return self._keeps_alive
+
+    @property
+    def connection(self) -> DownstreamConnection:
+        return self._connection
+
+    def __repr__(self) -> str:
+        stage = "answering" if self.is_committed else "waiting" if self._upstream else "planning"
+        return f"<Exchange {self.record.request_id} {stage} at {self._lease}>"
+
+
+def _reason_of_status(status: int) -> Reason:
+    if status in _FULL_STATUSES:
+        return Reason.BACKEND_FULL
+    return Reason.SERVER_ERROR if status >= 500 else Reason.CLIENT_ERROR
+
+
+_IGNORED = frozenset((Reason.CLIENT_ERROR, Reason.CLIENT_LEFT, Reason.BACKEND_FULL, Reason.SHUTDOWN))
+_OUTCOMES = {
+    reason: SUCCESS
+    if reason is Reason.COMPLETED
+    else Outcome.ignored(reason)
+    if reason in _IGNORED
+    else Outcome.dropped(reason)
+    for reason in Reason
+}
+
+
+def _outcome_of(reason: Reason) -> Outcome:
+    return _OUTCOMES[reason]
+
+
+def _outcome_of_refusal(status: int) -> Outcome:
+    """Refused by the gateway: the caller's fault, nobody's (no room), or a backend's that failed."""
+    if status in (502, 504):
+        return Outcome.dropped(Reason.SERVER_ERROR)
+    return Outcome.ignored(Reason.CLIENT_ERROR if status not in (429, 503) else Reason.REFUSED)

@@ -1,0 +1,343 @@
+"""One strict reading of a head; what goes on is written anew from what was read.
+
+Request smuggling needs two readers who disagree. Here the parsed form is the only form: hop-by-hop and
+framing headers are never copied, names with `_` are dropped, and what llhttp lets through but a backend
+may read otherwise is refused. The rules and their sources stand in the table below.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum, auto
+from typing import NamedTuple
+
+from gateway.proxy.errors import Refusal, malformed
+
+MAX_LINE_BYTES = 8190
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 128
+# Header names that clients may invent are remembered up to this many, to look each up once.
+MAX_REMEMBERED_NAMES = 2048
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Rule(IntEnum):
+    """What becomes of a header."""
+
+    FORWARD = auto()
+    DROP = auto()
+    HOST = auto()
+    CONTENT_LENGTH = auto()
+    TRANSFER_ENCODING = auto()
+    CONNECTION = auto()
+    EXPECT = auto()
+    CONTENT_TYPE = auto()
+    CONTENT_ENCODING = auto()
+    CREDENTIAL = auto()
+    AUTHORIZATION = auto()
+    REQUEST_ID = auto()
+    MODEL = auto()
+
+
+_HOP_BY_HOP = (
+    b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+    b"trailer", b"upgrade", b"http2-settings",
+)  # fmt: skip
+
+_REQUEST_RULES: dict[bytes, Rule] = {
+    b"host": Rule.HOST,
+    b"content-length": Rule.CONTENT_LENGTH,
+    b"transfer-encoding": Rule.TRANSFER_ENCODING,
+    b"connection": Rule.CONNECTION,
+    b"expect": Rule.EXPECT,
+    b"content-type": Rule.CONTENT_TYPE,
+    b"content-encoding": Rule.CONTENT_ENCODING,
+    b"authorization": Rule.AUTHORIZATION,
+    b"x-request-id": Rule.REQUEST_ID,
+    b"x-spillway-model": Rule.MODEL,
+    # The client's own credentials stay here unless the cluster says `pass_client`.
+    **dict.fromkeys(
+        (b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"),
+        Rule.CREDENTIAL,
+    ),
+    # Where a request came from is told by the gateway, not by the client.
+    **dict.fromkeys((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
+                     b"x-forwarded-port", b"x-real-ip"), Rule.DROP),
+    **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
+}  # fmt: skip
+
+_RESPONSE_RULES: dict[bytes, Rule] = {
+    b"content-length": Rule.CONTENT_LENGTH,
+    b"transfer-encoding": Rule.TRANSFER_ENCODING,
+    b"connection": Rule.CONNECTION,
+    b"content-type": Rule.CONTENT_TYPE,
+    b"content-encoding": Rule.CONTENT_ENCODING,
+    b"x-request-id": Rule.DROP,  # the gateway's own is sent
+    # A backend must not set state or show secrets at a client of the gateway.
+    **dict.fromkeys((b"set-cookie", b"set-cookie2", b"authorization", b"x-api-key"), Rule.DROP),
+    **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
+}
+
+# Read here and passed on all the same.
+_KEPT = (Rule.CONTENT_TYPE, Rule.CONTENT_ENCODING)
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_BAD_IN_TARGET = re.compile(rb"#|%(?:00|0[aAdD])")
+
+
+class _RuleBook:
+    """Rules by header name as it came, so that the usual spellings cost one look-up."""
+
+    def __init__(self, rules: dict[bytes, Rule]) -> None:
+        self._rules = rules
+        self._remembered: dict[bytes, Rule] = {}
+        self.get = self._remembered.get
+
+    def learn(self, name: bytes) -> Rule:
+        lower = name.lower()
+        rule = self._rules.get(lower)
+        if rule is None:
+            internal = lower.startswith((b"x-spillway-", b"sec-websocket-"))
+            # nginx, WSGI and CGI read `a_b` as `a-b`: two names for one header is one too many.
+            rule = Rule.DROP if internal or b"_" in lower else Rule.FORWARD
+        if len(self._remembered) < MAX_REMEMBERED_NAMES:
+            self._remembered[name] = rule
+        return rule
+
+
+_request_book = _RuleBook(_REQUEST_RULES)
+_response_book = _RuleBook(_RESPONSE_RULES)
+
+
+class RequestHead:
+    """A request head that passed every check. `forward` holds the lines that go upstream as they are."""
+
+    __slots__ = (
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "credentials",
+        "expects_continue",
+        "forward",
+        "is_chunked",
+        "is_http_10",
+        "keeps_alive",
+        "method",
+        "model_header",
+        "path",
+        "request_id",
+        "target",
+    )
+
+    def __init__(self, method: bytes, target: bytes) -> None:
+        self.method = method
+        self.target = target
+        self.path = target
+        self.forward = b""
+        self.credentials = b""
+        self.content_length: int | None = None
+        self.content_type = b""
+        self.content_encoding = b""
+        self.is_chunked = False
+        self.is_http_10 = False
+        self.keeps_alive = True
+        self.expects_continue = False
+        self.request_id: bytes | None = None
+        self.model_header: bytes | None = None
+
+    @property
+    def has_body(self) -> bool:
+        return self.is_chunked or bool(self.content_length)
+
+
+def read_request_head(method: bytes, target: bytes, version: str, headers: Headers) -> RequestHead:
+    """Checks a parsed head and sorts its headers. Raises Refusal; the connection is closed then."""
+    head = RequestHead(method, target)
+    if version != "1.1":
+        if version != "1.0":
+            raise Refusal(505, "invalid_request", "HTTP/1.1 is spoken here.", closes=True)
+        head.keeps_alive = False
+        head.is_http_10 = True
+    _check_target(head)
+    if len(headers) > MAX_HEADERS:
+        raise malformed(f"More than {MAX_HEADERS} headers.", status=431)
+    lines: list[bytes] = []
+    special: dict[Rule, bytes] = {}
+    rule_of = _request_book.get
+    for name, value in headers:
+        rule = rule_of(name) or _request_book.learn(name)
+        if not value.isascii() or len(value) + len(name) > MAX_LINE_BYTES:
+            raise _bad_value(value)
+        if rule is Rule.FORWARD:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif rule is not Rule.DROP:
+            if rule is Rule.CREDENTIAL:
+                head.credentials += b"%b: %b\r\n" % (name, value)
+                continue
+            if rule in special:
+                if rule is not Rule.CONNECTION:
+                    raise malformed("A header that may stand once stands twice.")
+                value = b"%b,%b" % (special[rule], value)
+            special[rule] = value.strip(b" \t")
+            if rule in _KEPT:
+                lines.append(b"%b: %b\r\n" % (name, value))
+    _take_special(head, version, special)
+    _check_body_is_announced(head)
+    head.forward = b"".join(lines)
+    if (connection := special.get(Rule.CONNECTION)) is not None and connection != b"keep-alive":
+        _obey_connection(head, connection)
+    return head
+
+
+def _bad_value(value: bytes) -> Refusal:
+    if not value.isascii():
+        return malformed("A header value holds bytes outside ASCII.")
+    return malformed(f"A header line is longer than {MAX_LINE_BYTES} bytes.", status=431)
+
+
+def _check_target(head: RequestHead) -> None:
+    target = head.target
+    if len(target) > MAX_LINE_BYTES:
+        raise malformed("The request target is too long.", status=414)
+    if not target.startswith(b"/"):
+        if head.method == b"CONNECT":
+            raise Refusal(405, "method_not_allowed", "This is not a forward proxy.", closes=True)
+        raise malformed("The request target must be a path.")
+    if b"#" in target or (b"%" in target and _BAD_IN_TARGET.search(target)):
+        raise malformed("The request target holds a character that has no place there.")
+    query_at = target.find(b"?")
+    if query_at >= 0:
+        head.path = target[:query_at]
+
+
+def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -> None:
+    _check_host(special.get(Rule.HOST))
+    for rule, value in special.items():
+        if rule is Rule.CONTENT_LENGTH:
+            if not value.isdigit() or len(value) > 19:
+                raise malformed("Content-Length must be one plain number.")
+            head.content_length = int(value)
+        elif rule is Rule.TRANSFER_ENCODING:
+            # A list, a coding besides chunked, or HTTP/1.0: two hops may disagree (RFC 9112 6.1).
+            if value.lower() != b"chunked" or version != "1.1":
+                raise malformed("Transfer-Encoding must be exactly 'chunked', on HTTP/1.1.")
+            head.is_chunked = True
+        elif rule is Rule.CONTENT_TYPE:
+            head.content_type = value
+        elif rule is Rule.CONTENT_ENCODING:
+            head.content_encoding = value
+        elif rule is Rule.AUTHORIZATION:
+            head.credentials += b"Authorization: %b\r\n" % value
+        elif rule is Rule.EXPECT:
+            if value.lower() != b"100-continue":
+                raise malformed("The only expectation known is '100-continue'.", status=417)
+            head.expects_continue = True
+        elif rule is Rule.REQUEST_ID:
+            head.request_id = value if _REQUEST_ID.fullmatch(value) else None
+        elif rule is Rule.MODEL:
+            head.model_header = value
+    if head.is_chunked and head.content_length is not None:
+        raise malformed("Content-Length and Transfer-Encoding exclude each other.")
+
+
+def _check_body_is_announced(head: RequestHead) -> None:
+    if head.method == b"GET" and head.has_body:
+        raise malformed("A GET has no body here.")
+    if head.method == b"POST" and head.content_length is None and not head.is_chunked:
+        raise malformed("A POST needs Content-Length or Transfer-Encoding.", status=411)
+
+
+def _check_host(host: bytes | None) -> None:
+    match = _HOST.fullmatch(host) if host is not None else None
+    if match is None or (match[1] is not None and int(match[1]) > 65535):
+        raise malformed("Exactly one valid Host header is needed.")
+
+
+def _obey_connection(head: RequestHead, connection: bytes) -> None:
+    """Headers named by Connection are for this hop only; framing is the parser's and stays."""
+    named = {token.strip().lower() for token in connection.split(b",")}
+    if b"close" in named:
+        head.keeps_alive = False
+    named -= {b"close", b"keep-alive", b"upgrade", b""}
+    if named:
+        head.forward = _without(head.forward, named)
+        head.credentials = _without(head.credentials, named)
+
+
+def _without(lines: bytes, names: set[bytes]) -> bytes:
+    kept = [line for line in lines.splitlines(True) if line.split(b":", 1)[0].lower() not in names]
+    return b"".join(kept)
+
+
+class ResponseHead(NamedTuple):
+    """A backend's head that passed every check. `forward` is the status line and the lines to pass on.
+
+    `length` is None where the body ends with the last chunk (`is_chunked`) or with the connection.
+    """
+
+    status: int
+    forward: bytes
+    length: int | None
+    is_chunked: bool
+    is_event_stream: bool
+    is_encoded: bool
+
+
+class BadResponse(Exception):
+    """The backend's head can't be trusted."""
+
+
+_MAX_REASON_BYTES = 256
+
+
+def read_response_head(status: int, reason: bytes, version: str, headers: Headers) -> ResponseHead:
+    """Checks a backend's head. Raises BadResponse."""
+    if not 200 <= status <= 599 or version not in ("1.1", "1.0") or len(reason) > _MAX_REASON_BYTES:
+        raise BadResponse(f"status line {version} {status}")
+    if len(headers) > MAX_HEADERS:
+        raise BadResponse(f"more than {MAX_HEADERS} headers")
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+    special: dict[Rule, bytes] = {}
+    rule_of = _response_book.get
+    for name, value in headers:
+        rule = rule_of(name) or _response_book.learn(name)
+        if rule is Rule.FORWARD:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif rule is not Rule.DROP:
+            if rule in special:
+                if rule is not Rule.CONNECTION:
+                    raise BadResponse(f"{rule.name} stands twice")
+                value = b"%b,%b" % (special[rule], value)
+            special[rule] = value.strip(b" \t")
+            if rule in _KEPT:
+                lines.append(b"%b: %b\r\n" % (name, value))
+    forward = b"".join(lines)
+    if (connection := special.get(Rule.CONNECTION)) is not None:
+        forward = _without(forward, {token.strip().lower() for token in connection.split(b",")})
+    length, is_chunked = _response_framing(special)
+    if status in (204, 304):
+        length, is_chunked = 0, False
+    return ResponseHead(
+        status,
+        forward,
+        length,
+        is_chunked,
+        special.get(Rule.CONTENT_TYPE, b"").startswith(b"text/event-stream"),
+        special.get(Rule.CONTENT_ENCODING, b"identity") != b"identity",
+    )
+
+
+def _response_framing(special: dict[Rule, bytes]) -> tuple[int | None, bool]:
+    coding = special.get(Rule.TRANSFER_ENCODING)
+    length = special.get(Rule.CONTENT_LENGTH)
+    if coding is not None:
+        if coding.lower() != b"chunked" or length is not None:
+            raise BadResponse("framing that two readers may read differently")
+        return None, True
+    if length is None:
+        return None, False
+    if not length.isdigit() or len(length) > 19:
+        raise BadResponse("Content-Length is not one plain number")
+    return int(length), False

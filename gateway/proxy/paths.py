@@ -1,0 +1,106 @@
+"""The allow-list of the data port: what is not in this table does not exist.
+
+Paths are compared as raw bytes against exact entries, so an encoded slash, a dot segment or a double
+slash can't reach anything: it simply is not in the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from gateway.proxy.errors import Refusal
+
+
+class ModelSource(Enum):
+    """Where the model's name is read from. `x-spillway-model` may stand in where the others are silent."""
+
+    BODY = "body"  # JSON or multipart field, required
+    BODY_OPTIONAL = "body_optional"
+    PATH = "path"
+
+
+class LocalPath(Enum):
+    """Paths that the gateway answers itself."""
+
+    MODELS = "models"
+    ALIVE = "alive"
+    READY = "ready"
+    MODEL_READY = "model_ready"
+
+
+class Endpoint(NamedTuple):
+    """One allowed path. `name` is bounded: it may be logged and counted."""
+
+    name: str
+    method: bytes
+    model_source: ModelSource = ModelSource.BODY
+    local_path: LocalPath | None = None
+    model: str | None = None
+
+
+_REQUIRED = ("chat/completions", "completions", "responses", "messages", "embeddings")
+_OPTIONAL = ("rerank", "score", "moderations")
+_SEGMENT = re.compile(rb"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+_WILD = {b"/v1/images/": "/v1/images/*", b"/v1/audio/": "/v1/audio/*"}
+_MODEL_PATH = re.compile(rb"/v2/models/([A-Za-z0-9_~-][A-Za-z0-9._~:-]{0,255})/(infer|ready)")
+# Enough for "images/generations" and deeper ones of the kind.
+_MAX_WILD_SEGMENTS = 4
+
+
+class PathTable:
+    """Finds the endpoint of a request, or refuses it."""
+
+    def __init__(self, extra_paths: Iterable[str] = ()) -> None:
+        self._exact: dict[bytes, Endpoint] = {
+            f"/v1/{name}".encode(): Endpoint(f"/v1/{name}", b"POST") for name in _REQUIRED
+        }
+        self._exact |= {
+            f"/v1/{name}".encode(): Endpoint(f"/v1/{name}", b"POST", ModelSource.BODY_OPTIONAL)
+            for name in _OPTIONAL
+        }
+        self._exact |= {
+            b"/v1/models": Endpoint("/v1/models", b"GET", local_path=LocalPath.MODELS),
+            b"/v2/health/live": Endpoint("/v2/health/live", b"GET", local_path=LocalPath.ALIVE),
+            b"/v2/health/ready": Endpoint("/v2/health/ready", b"GET", local_path=LocalPath.READY),
+        }
+        self._wild = dict(_WILD)
+        for path in extra_paths:
+            if path.endswith("/*"):
+                self._wild[path[:-1].encode()] = path
+            else:
+                self._exact[path.encode()] = Endpoint(path, b"POST", ModelSource.BODY_OPTIONAL)
+
+    def find(self, method: bytes, path: bytes) -> Endpoint:
+        """Raises Refusal 404 for an unknown path, 405 for a known one with another method."""
+        if method not in (b"GET", b"POST"):
+            raise Refusal(
+                405, "method_not_allowed", "GET and POST are taken here.", headers=b"allow: GET, POST\r\n"
+            )
+        endpoint = self._exact.get(path) or self._find_pattern(path)
+        if endpoint is None:
+            raise Refusal(404, "not_found", "There is no such path on this port.")
+        if method != endpoint.method:
+            allowed = endpoint.method
+            raise Refusal(
+                405,
+                "method_not_allowed",
+                f"This path takes {allowed.decode()} only.",
+                headers=b"allow: %b\r\n" % allowed,
+            )
+        return endpoint
+
+    def _find_pattern(self, path: bytes) -> Endpoint | None:
+        if (match := _MODEL_PATH.fullmatch(path)) is not None:
+            model = match[1].decode()
+            if match[2] == b"infer":
+                return Endpoint("/v2/models/*/infer", b"POST", ModelSource.PATH, model=model)
+            return Endpoint("/v2/models/*/ready", b"GET", local_path=LocalPath.MODEL_READY, model=model)
+        for prefix, name in self._wild.items():
+            if path.startswith(prefix):
+                segments = path[len(prefix) :].split(b"/")
+                if len(segments) <= _MAX_WILD_SEGMENTS and all(map(_SEGMENT.fullmatch, segments)):
+                    return Endpoint(name, b"POST", ModelSource.BODY_OPTIONAL)
+        return None

@@ -1,0 +1,159 @@
+"""The data plane as a whole: what all connections and exchanges share, and the sweep over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from secrets import token_hex
+
+from gateway.config.schema import Config
+from gateway.core.fleet import Event, FleetView
+from gateway.core.model import Reason
+from gateway.ports import Clock, StateStore, Telemetry
+from gateway.proxy.downstream import DownstreamConnection
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.headers import RequestHead
+from gateway.proxy.paths import PathTable
+from gateway.proxy.upstream import UpstreamPool
+
+log = logging.getLogger(__name__)
+
+# Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
+SWEEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the data plane works with. `draw` gives 64 uniform bits; `apply` tells the fleet an event."""
+
+    view: FleetView
+    apply: Callable[[Event], None]
+    store: StateStore
+    telemetry: Telemetry
+    clock: Clock
+    draw: Callable[[], int]
+
+
+class DataPlane:
+    """Everything that the requests of one gateway share."""
+
+    def __init__(self, config: Config, pools: Mapping[str, UpstreamPool], around: Surroundings) -> None:
+        self.timeouts = config.timeouts
+        self.attempts = config.retry.attempts
+        self.max_body_bytes = config.max_body_bytes
+        self.exposes_routing = config.expose_routing
+        self.paths = PathTable(config.paths)
+        self.pools = pools
+        self.view = around.view
+        self.apply = around.apply
+        self.store = around.store
+        self.telemetry = around.telemetry
+        self.clock = around.clock
+        self.draw = around.draw
+        self.loop = asyncio.get_running_loop()
+        self.exchanges: set[Exchange] = set()
+        self.is_draining = False
+        self.buffered_bytes = 0
+        self._max_buffered_bytes = config.max_buffered_bytes
+        self._connections: set[DownstreamConnection] = set()
+        self._out_of_bytes: deque[DownstreamConnection] = deque()
+        self._is_empty: asyncio.Event | None = None
+        self._servers: list[asyncio.Server] = []
+        # Unique in the fleet without a call into the kernel per request.
+        self._id_prefix = token_hex(8)
+        self._id_count = itertools.count(1)
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    # --- listening and ending ------------------------------------------------------------------------
+
+    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
+        """Opens the data port and tells which it is (for port 0)."""
+        scheme = b"http" if ssl_context is None else b"https"
+        server = await self.loop.create_server(
+            lambda: DownstreamConnection(self, scheme), host, port, ssl=ssl_context, backlog=4096
+        )
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def drain(self, timeout_s: float) -> bool:
+        """No new connections; what was accepted is finished. False when some had to be cut."""
+        self.is_draining = True
+        for server in self._servers:
+            server.close()
+        for connection in tuple(self._connections):
+            if connection.is_idle:
+                connection.transport.close()
+        if self._connections:
+            self._is_empty = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+        was_clean = not self.exchanges
+        for exchange in tuple(self.exchanges):
+            exchange.stop(Reason.SHUTDOWN)
+        await asyncio.sleep(0.05)  # for the last events to reach their clients
+        return was_clean
+
+    async def close(self) -> None:
+        self._sweeper.cancel()
+        for connection in tuple(self._connections):
+            connection.transport.abort()
+        for pool in self.pools.values():
+            pool.close_idle()
+        await asyncio.sleep(0)
+
+    def joined(self, connection: DownstreamConnection) -> None:
+        self._connections.add(connection)
+
+    def left(self, connection: DownstreamConnection) -> None:
+        self._connections.discard(connection)
+        if self._is_empty is not None and not self._connections:
+            self._is_empty.set()
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    # --- request ids ---------------------------------------------------------------------------------
+
+    def request_id(self, head: RequestHead | None) -> str:
+        """The client's own, if it is well formed, else a new one."""
+        if head is not None and head.request_id is not None:
+            return head.request_id.decode()
+        return f"{self._id_prefix}{next(self._id_count):08x}"
+
+    # --- the budget of buffered body bytes -----------------------------------------------------------
+
+    def take_bytes(self, count: int) -> bool:
+        """Counts buffered bytes; True when the sender must wait before it sends more."""
+        self.buffered_bytes += count
+        return self.buffered_bytes > self._max_buffered_bytes
+
+    def wait_for_bytes(self, connection: DownstreamConnection) -> None:
+        self._out_of_bytes.append(connection)
+
+    def give_back_bytes(self, count: int) -> None:
+        self.buffered_bytes -= count
+        while self._out_of_bytes and self.buffered_bytes <= self._max_buffered_bytes:
+            self._out_of_bytes.popleft().read_again()
+
+    # --- the sweep -----------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        now_s = self.clock()
+        try:
+            for exchange in tuple(self.exchanges):
+                exchange.check(now_s)
+            for connection in tuple(self._connections):
+                if now_s >= connection.deadline_s:
+                    connection.expire()
+            for pool in self.pools.values():
+                pool.sweep(now_s)
+        except Exception:
+            log.exception("the sweep failed")
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
