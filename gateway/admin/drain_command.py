@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from gateway.admin.durations import parse_duration_s
+from gateway.admin.durations import parse_drain_s
 
 DEFAULT_ADMIN = "http://127.0.0.1:9090"
 ANSWER_TIMEOUT_S = 5.0
@@ -110,7 +110,7 @@ def _token(path: Path | None) -> str | None:
 
 def _duration(text: str) -> str:
     try:
-        parse_duration_s(text)
+        parse_drain_s(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
     return text

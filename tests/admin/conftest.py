@@ -11,7 +11,6 @@ from gateway.admin.ports import AdminSettings
 from gateway.admin.server import AdminServer
 
 
-
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Starts the admin port; `serve(token="t")` sets a token."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
+from gateway.admin.ports import AdminPorts, GatewayState, GatewayStatus
 from gateway.core.fleet import Event, Fleet, FleetConfigured
 from gateway.core.model import Backend, Cluster
 

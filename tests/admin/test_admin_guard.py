@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from fake_gateway import FakeGateway, Serve
 
 DRAIN = "/api/v1/clusters/here/drain"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
 
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
 from gateway.admin.server import AdminServer
 from gateway.core.fleet import AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
-from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
 
 DRAIN_HERE = "/api/v1/clusters/here/drain"
 
