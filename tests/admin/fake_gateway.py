@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,10 @@ class FakeGateway:
         self.drain_asked.set()
         return True if self.drained is None else await self.drained
 
-    def render_metrics(self, as_openmetrics: bool) -> tuple[bytes, str]:
-        return (
-            (b"# EOF\n", "application/openmetrics-text; version=1.0.0")
-            if as_openmetrics
-            else (b"a 1\n", "text/plain")
-        )
+    def render_metrics(self, as_openmetrics: bool) -> tuple[Iterable[bytes], str]:
+        if as_openmetrics:
+            return [b"# EOF\n"], "application/openmetrics-text; version=1.0.0"
+        return [b"a 1\n", b"b 2\n"], "text/plain"
 
     def ports(self) -> AdminPorts:
         return AdminPorts(

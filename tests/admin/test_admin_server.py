@@ -39,7 +39,7 @@ async def test_only_a_ready_gateway_is_ready(serve: Serve, path: str, state: str
 async def test_metrics_come_in_the_format_asked_for(serve: Serve) -> None:
     gateway = await serve()
     plain = await gateway.ask("GET", "/metrics")
-    assert (plain.body, plain.headers["Content-Type"]) == (b"a 1\n", "text/plain")
+    assert (plain.body, plain.headers["Content-Type"]) == (b"a 1\nb 2\n", "text/plain")
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3"
     assert (await gateway.ask("GET", "/metrics", Accept=accept)).body == b"# EOF\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -13,7 +14,7 @@ from gateway.core.model import Backend, Cluster, Outcome, Reason
 from gateway.ports import RequestRecord, Retry
 from gateway.telemetry import metrics as metrics_module
 from gateway.telemetry.catalogue import CATALOGUE, metrics_reference
-from gateway.telemetry.exposition import Exposition, GaugeSources
+from gateway.telemetry.exposition import SAMPLES_PER_PART, Exposition, GaugeSources
 from gateway.telemetry.metrics import Metrics
 
 Record = Callable[..., RequestRecord]
@@ -59,9 +60,9 @@ class Watched:
         self.exposition = Exposition(self.metrics, sources)
 
     def scrape(self) -> Scrape:
-        body, content_type = self.exposition.render()
+        parts, content_type = self.exposition.render()
         assert content_type.startswith("text/plain; version=0.0.4")
-        return Scrape(body.decode())
+        return Scrape(b"".join(parts).decode())
 
 
 @pytest.fixture
@@ -193,14 +194,32 @@ def test_what_is_asked_of_the_model_is_no_label(watched: Watched, record: Record
     for number in range(20):
         watched.metrics.record(record(model=f"client-{number}", request_id=f"id-{number}", path=f"/{number}"))
     assert watched.scrape().series("requests_total") == 1
-    assert b"client-" not in watched.exposition.render()[0]
+    assert b"client-" not in b"".join(watched.exposition.render()[0])
+
+
+@pytest.mark.parametrize("as_openmetrics", [False, True])
+def test_the_parts_of_a_large_scrape_are_the_whole(
+    watched: Watched, record: Record, as_openmetrics: bool
+) -> None:
+    """Rendered in parts it reads as the encoder alone would have written it."""
+    for number in range(3 * SAMPLES_PER_PART + 1):
+        watched.metrics.record(record(route_model=f"m{number}", cluster=f"c{number % 7}"))
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0" if as_openmetrics else "")
+    parts, _ = watched.exposition.render(as_openmetrics)
+    *lines, last = b"".join(parts).splitlines()
+    assert (last == b"# EOF") is as_openmetrics
+
+    def stable(shown: list[bytes]) -> list[bytes]:
+        return [line for line in shown if b" process_" not in line and not line.startswith(b"process_")]
+
+    assert stable([*lines, last]) == stable(encode(watched.exposition).splitlines())
 
 
 def test_openmetrics_is_rendered_for_its_own_parser(watched: Watched, record: Record) -> None:
     watched.metrics.record(record(retries=(Retry("here", Reason.RESET),)))
-    body, content_type = watched.exposition.render(as_openmetrics=True)
+    parts, content_type = watched.exposition.render(as_openmetrics=True)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
-    scrape = Scrape(body.decode(), parse_openmetrics)
+    scrape = Scrape(b"".join(parts).decode(), parse_openmetrics)
     assert scrape.value("retries_total", cluster="here", reason="reset") == 1
 
 
