@@ -92,8 +92,12 @@ def _kind_of(name: str, names: dict[str, str]) -> str:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    known = "\n".join(f"  {kind} {known}" for known, kind in names.items())
+    known = "\n".join(f"  {kind} {known}" for known, kind in sorted(names.items(), key=_clusters_first))
     raise _Failed(f"no cluster or backend is named {name!r}{hint}\nknown are:\n{known}")
+
+
+def _clusters_first(entry: tuple[str, str]) -> tuple[bool, str]:
+    return entry[1] != "cluster", entry[0]
 
 
 def _token(path: Path | None) -> str | None:

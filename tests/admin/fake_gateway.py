@@ -47,6 +47,7 @@ class FakeGateway:
     drained: asyncio.Future[bool] | None = None
     fleet: Fleet = field(default_factory=Fleet)
     port: int = 0
+    source: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         one = Backend(ONE, "http://user:secret@10.0.0.1:8000", 4, weight=2.0)
@@ -82,7 +83,8 @@ class FakeGateway:
         shown = {"Host": f"127.0.0.1:{self.port}", "Connection": "close", "Content-Length": str(len(body))}
         shown |= {name.replace("_", "-"): value for name, value in headers.items()}
         head = "".join(f"{name}: {value}\r\n" for name, value in shown.items())
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        source = (self.source, 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=source)
         writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         raw = await reader.read()
         writer.close()

@@ -115,3 +115,10 @@ async def test_who_comes_through_a_local_proxy_is_not_local(serve: Serve, header
         await gateway.ask("POST", "/health/drain", Authorization=f"Bearer {TOKEN}", **{header: "1"})
     ).status == 200
     assert gateway.drains == 1
+
+
+async def test_a_service_mesh_is_not_local(serve: Serve) -> None:
+    gateway = await serve(TOKEN)
+    gateway.source = "127.0.0.6"  # where Istio's sidecar hands on what came from elsewhere
+    assert (await gateway.ask("GET", "/health/drain")).status == 401
+    assert gateway.drains == 0

@@ -302,7 +302,7 @@ def test_off_is_no_log_and_a_bad_path_says_so(tmp_path: Path) -> None:
 
 
 def test_standard_output_stays_open(capfd: pytest.CaptureFixture[str], record: Record) -> None:
-    log = open_access_log("stdout", lambda: NOON_S)
+    log = open_access_log("-", lambda: NOON_S)
     assert log is not None
     log.record(record())
     assert log.close()
