@@ -141,7 +141,8 @@ static bool start_stream(struct conn *c) {
     static unsigned phase; /* spreads the streams over their period, as requests arriving at random would be */
     int per_s = field(c->body, "\"seed\"", 50);
     c->period_ms = per_s < 1 ? 1000 : per_s > 1000 ? 1 : 1000 / per_s;
-    c->events_left = field(c->body, "\"max_tokens\"", 50);
+    /* the SGLang router renames the deprecated field while it rewrites the body */
+    c->events_left = field(c->body, "\"max_tokens\"", field(c->body, "\"max_completion_tokens\"", 50));
     if (write(c->fd, SSE_HEAD, strlen(SSE_HEAD)) < 0) return false;
     if (streaming == 0) wheel_ms = now_ns() / 1000000;
     wheel_insert(c, wheel_ms + 1 + phase++ % (unsigned)c->period_ms);

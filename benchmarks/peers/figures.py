@@ -26,8 +26,11 @@ class Visit:
         return {"a": self.throughput, "b": self.cpu_per_request, "c": self.cpu_per_event,
                 "d": self.latency, "e": self.memory}[figure]()  # fmt: skip
 
+    def closed_loop(self, seconds: float) -> Window:
+        return self.bench.load(self.proxy, self.bench.plain, seconds, "--conns", str(CONNECTIONS))
+
     def throughput(self) -> Values:
-        window = self.bench.load(self.proxy, self.bench.plain, self.bench.seconds, "--conns", str(CONNECTIONS))
+        window = self.closed_loop(self.bench.seconds)
         self.max_rps = answers(window) / window.seconds
         per_cpu_s = answers(window) / max(window.proxy_cpu_s, 0.01)
         return {
@@ -39,7 +42,7 @@ class Visit:
     def rate(self) -> float:
         """The common rate, or half of what this proxy can do when that is less."""
         if not self.max_rps:
-            probe = self.bench.load(self.proxy, self.bench.plain, 1.0, "--conns", str(CONNECTIONS))
+            probe = self.closed_loop(1.0)
             self.max_rps = answers(probe) / probe.seconds
         return min(self.common_rate, self.max_rps / 2)
 
@@ -77,7 +80,10 @@ class Visit:
         """Direct and through the proxy, at the same rate, one right after the other."""
         values: Values = {}
         common = self.rate()
-        for name, rate in (("common", common), ("half", self.max_rps / 2)):
+        half = self.max_rps / 2
+        # A proxy that cannot carry the common rate has only its own half load.
+        loads = [("half", half)] if common == half else [("common", common), ("half", half)]
+        for name, rate in loads:
             direct, through = self.at_rate(rate, direct=True), self.at_rate(rate)
             values[f"{name}_rate"] = round(rate, 1)
             for share in ("p50_us", "p99_us"):
@@ -88,7 +94,7 @@ class Visit:
 
     def memory(self) -> Values:
         """Comes first in a visit: memory that an earlier load left behind would hide the growth."""
-        self.bench.load(self.proxy, self.bench.plain, 0.3, "--conns", str(CONNECTIONS), "--warmup", "0")
+        self.closed_loop(1.0)
         idle = rss_mb(self.proxy.pid)
         opened = self.peer.open_streams
         window = self.open_streams(opened)

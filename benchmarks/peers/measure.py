@@ -76,9 +76,9 @@ class Bench:
     def load(self, proxy: Process | None, body: Path, seconds: float, *flags: str) -> Window:
         """Runs the load generator once, through the proxy or (None) straight to the backend."""
         port = self.site.port if proxy else self.site.backends[0]
-        argv = [str(self.site.work / "load"), "--port", str(port), "--body", str(body), "--seconds", str(seconds)]
+        argv = [str(self.site.work / "load"), "--port", str(port), "--body", str(body), *flags]
         log = self.site.work / "load.log"
-        load = start("load", [*argv, *flags], core=LOAD_CORE, log=log, piped=True)
+        load = start("load", [*argv, "--seconds", str(seconds)], core=LOAD_CORE, log=log, piped=True)
         try:
             return self._window(load, proxy, seconds)
         finally:

@@ -1,7 +1,7 @@
 """The proxies under test: how each is found, configured and started. One function per peer.
 
-Every peer gets one worker (or thread), an access log or its production log level, request ids where it has them,
-keep-alive pools, and the same three backends as three tiers where it knows tiers.
+Every peer gets one worker (or thread), an access log or its production log level, request ids where it has
+them, keep-alive pools, and the same three backends, as three tiers where it knows tiers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Site:
         """Fills in configs/NAME and returns the path of the result."""
         values = {"PORT": self.port, "ADMIN": self.admin, "WORK": self.work}
         values |= {f"BACKEND{i}": port for i, port in enumerate(self.backends, 1)}
-        text = re.sub(r"@([A-Z0-9]+)@", lambda hit: str(values[hit[1]]), (HERE / "configs" / name).read_text())
+        template = (HERE / "configs" / name).read_text()
+        text = re.sub(r"@([A-Z0-9]+)@", lambda hit: str(values[hit[1]]), template)
         target = self.work / name
         target.write_text(text)
         return str(target)
@@ -102,8 +103,9 @@ def spillway(site: Site) -> Launch:
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no output"]
         raise Failed(f"cannot be imported: {reason[0]}")
-    serve = ["-c", "import sys; from gateway.cli import main; sys.exit(main())", "serve"]
-    return Launch([str(python), *serve, "-c", site.render("spillway.yaml")], git_commit(Path(done.stdout.strip())))
+    command = [str(python), "-c", "import sys; from gateway.cli import main; sys.exit(main())"]
+    argv = [*command, "serve", "-c", site.render("spillway.yaml")]
+    return Launch(argv, git_commit(Path(done.stdout.strip())))
 
 
 def haproxy(site: Site) -> Launch:
@@ -113,8 +115,8 @@ def haproxy(site: Site) -> Launch:
 
 def nginx(site: Site) -> Launch:
     program = system_program("nginx")
-    argv = [program, "-p", str(site.work), "-e", str(site.work / "nginx-error.log"), "-c", site.render("nginx.conf")]
-    return Launch(argv, first_version([program, "-v"]))
+    where = ["-p", str(site.work), "-e", str(site.work / "nginx-error.log")]
+    return Launch([program, *where, "-c", site.render("nginx.conf")], first_version([program, "-v"]))
 
 
 def envoy(site: Site) -> Launch:
@@ -127,10 +129,11 @@ def envoy(site: Site) -> Launch:
     return Launch([str(binaries[0]), "-c", site.render("envoy.yaml"), *flags], version)
 
 
-# Power of two choices is what Spillway does inside a cluster, and cheaper than their default, which keeps a tree
-# of prompts. They know no tiers. Warnings only: their default logs several lines per request. One runtime thread.
-# The concurrency limit is out of reach, as Spillway's is.
-ROUTER_FLAGS = ["--policy", "power_of_two", "--request-timeout-secs", "600", "--max-concurrent-requests", "100000"]
+# They know no tiers. Power of two choices is what Spillway does inside a cluster, and cheaper than their
+# default, which keeps a tree of prompts. The concurrency limit is out of reach, as Spillway's is. Below, they
+# log warnings only (their default is several lines per request) and get one runtime thread.
+ROUTER_FLAGS = ["--policy", "power_of_two", "--request-timeout-secs", "600"]
+ROUTER_FLAGS += ["--max-concurrent-requests", "100000"]
 
 
 def router(site: Site, name: str, *command: str, level: str = "warn") -> Launch:
@@ -138,11 +141,12 @@ def router(site: Site, name: str, *command: str, level: str = "warn") -> Launch:
     where = ["--host", "127.0.0.1", "--port", str(site.port), "--prometheus-host", "127.0.0.1"]
     where += ["--prometheus-port", str(site.admin), "--worker-urls", *site.urls()]
     argv = [program, *command, *where, *ROUTER_FLAGS, "--log-level", level]
-    return Launch(argv, version, {"TOKIO_WORKER_THREADS": "1"})
+    return Launch(argv, version, {"TOKIO_WORKER_THREADS": "1", "HF_ENDPOINT": "http://127.0.0.1:9"})
 
 
 def vllm_router(site: Site) -> Launch:
-    return router(site, "vllm-router", level="warning")
+    # "warning" is not understood by its Rust half, which then logs at info: three lines per request.
+    return router(site, "vllm-router", level="error")
 
 
 def sglang_router(site: Site) -> Launch:
@@ -156,8 +160,11 @@ def smg(site: Site) -> Launch:
 def litellm(site: Site) -> Launch:
     program, version = site.installed("litellm", "bin/litellm")
     argv = [program, "--config", site.render("litellm.yaml"), "--host", "127.0.0.1", "--port", str(site.port)]
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
-    return Launch([*argv, "--num_workers", "1"], version, quiet)
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    env["HF_HUB_OFFLINE"] = "1"  # or it asks for the model's tokenizer while a request waits
+    # No other peer checks keys here either; without this it refuses to start keyless.
+    env["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
+    return Launch([*argv, "--num_workers", "1"], version, env)
 
 
 PEERS = (

@@ -68,9 +68,21 @@ def group_lives(group: int) -> bool:
 
 
 def start(
-    name: str, argv: Sequence[str], *, core: int, log: Path, env: Mapping[str, str] | None = None, piped: bool = False
+    name: str,
+    argv: Sequence[str],
+    *,
+    core: int,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    piped: bool = False,
 ) -> Process:
-    """Starts argv on one core; its output goes to the log, or (stdout only) to a pipe for us to read."""
+    """Starts argv on one core; its output goes to the log, or (stdout only) to a pipe for us to read.
+
+    The environment is bare: no proxy setting or credential of ours may change what a peer does, and a peer
+    that would fetch a price list or a tokenizer over TLS meets a closed port of this machine instead.
+    """
+    closed = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}
+    bare = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "LANG": "C.UTF-8", **closed}
     with log.open("w") as output:
         stdout: int | IO[str] = subprocess.PIPE if piped else output
         popen = subprocess.Popen(
@@ -81,7 +93,7 @@ def start(
             text=True,
             start_new_session=True,
             cwd=log.parent,
-            env={**os.environ, **(env or {})},
+            env={**bare, **(env or {})},
         )
     return Process(name, popen, log)
 

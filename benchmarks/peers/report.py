@@ -22,7 +22,7 @@ QUIET = 0.05
 
 @dataclass
 class Run:
-    """Everything that a run found out; filled in while it goes on, so that an interrupted run still reports."""
+    """Everything that a run found out; filled in on the way, so that an interrupted run still reports."""
 
     config: Row
     machine: Row
@@ -73,11 +73,11 @@ def number(value: float) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Median, and the range when there is one: `12.3 (11.9–13.0)`."""
+    """Median, and the range when there is one: `12.3 (11.9 to 13.0)`."""
     if not values:
-        return "–"
+        return "-"
     middle = number(statistics.median(values))
-    return middle if len(values) == 1 else f"{middle} ({number(min(values))}–{number(max(values))})"
+    return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -86,10 +86,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def throughput(run: Run) -> str:
-    head = ["a. highest throughput", "requests/s", "÷ Spillway's", "per CPU second", "share of its core", "errors"]
+    head = ["a. highest throughput", "requests/s", "÷ Spillway's", "per CPU second", "share of its core",
+            "errors"]  # fmt: skip
     rows = [
         [peer, run.cell("a", peer, "requests_per_s"), run.ratio("a", peer, "requests_per_s"),
-         run.cell("a", peer, "requests_per_cpu_s"), run.cell("a", peer, "proxy_core_share"), run.cell("a", peer, "errors")]
+         run.cell("a", peer, "requests_per_cpu_s"), run.cell("a", peer, "proxy_core_share"),
+         run.cell("a", peer, "errors")]
         for peer in run.peers("a")
     ]  # fmt: skip
     return table(head, rows)
@@ -106,20 +108,22 @@ def cpu_per_request(run: Run) -> str:
 
 
 def cpu_per_event(run: Run) -> str:
-    head = ["c. CPU per SSE event", "µs", "÷ Spillway's", "delivered %", "delay p50 µs", "delay p99 µs", "load"]
+    head = ["c. CPU per SSE event", "µs", "÷ Spillway's", "delivered %", "delay p50 µs", "delay p99 µs",
+            "load"]  # fmt: skip
     rows = []
     for peer in run.peers("c"):
         row = next(row for row in run.rows if row["figure"] == "c" and row["peer"] == peer)
         rows.append(
             [peer, run.cell("c", peer, "cpu_us_per_event"), run.ratio("c", peer, "cpu_us_per_event"),
              run.cell("c", peer, "delivered", 100), run.cell("c", peer, "delay_p50_us"),
-             run.cell("c", peer, "delay_p99_us"), f"{row['streams']} × {row['events_per_s']}/s"]
+             run.cell("c", peer, "delay_p99_us"), f"{row['streams']} of {row['events_per_s']}/s"]
         )  # fmt: skip
     return table(head, rows)
 
 
 def latency(run: Run) -> str:
-    head = ["d. added latency", "p50 µs", "p99 µs", "at requests/s", "p50 µs, half load", "p99 µs, half load", "at"]
+    head = ["d. added latency", "p50 µs", "p99 µs", "at requests/s", "p50 µs, half load",
+            "p99 µs, half load", "at requests/s"]  # fmt: skip
     rows = [
         [peer, *(run.cell("d", peer, f"{load}_{key}") for load in ("common", "half")
                  for key in ("added_p50_us", "added_p99_us", "rate"))]
@@ -129,8 +133,8 @@ def latency(run: Run) -> str:
 
 
 def memory(run: Run) -> str:
-    head = ["e. memory", "idle MB", "MB per 1,000 streams", "÷ Spillway's", "streams", "lost", "many", "many lost",
-            "many delivered %"]  # fmt: skip
+    head = ["e. memory", "idle MB", "MB per 1,000 streams", "÷ Spillway's", "streams", "lost", "many",
+            "many lost", "many delivered %"]  # fmt: skip
     rows = [
         [peer, run.cell("e", peer, "rss_idle_mb"), run.cell("e", peer, "rss_growth_mb_per_1000"),
          run.ratio("e", peer, "rss_growth_mb_per_1000"), run.cell("e", peer, "open_streams"),
@@ -146,25 +150,31 @@ TABLES = {"a": throughput, "b": cpu_per_request, "c": cpu_per_event, "d": latenc
 
 def facts(run: Run) -> list[str]:
     """What a reader must know to judge the numbers."""
-    busiest = max((row.get(key, 0.0) for row in run.rows for key in row if key.endswith("foreign_cores")), default=0.0)
+    foreign = [row[key] for row in run.rows for key in row if key.endswith("foreign_cores")]
+    busiest = max(foreign, default=0.0)
     quiet = "quiet" if busiest <= QUIET else "NOT quiet: read the numbers as a rough order"
     spec = run.machine
     return [
         f"Date {run.date}, commit {run.commit}, took {run.took_s:g} s.",
-        f"Machine: {spec['cpu']}, {spec['cores']} cores, Linux {spec['kernel']}. Proxy on one core, load generator "
-        "and backend on the other.",
+        f"Machine: {spec['cpu']}, {spec['cores']} cores, Linux {spec['kernel']}. Proxy on one core, load "
+        "generator and backend on the other.",
         f"Others used up to {busiest:.2f} cores meanwhile ({quiet}).",
         "Config: " + ", ".join(f"{key} {value}" for key, value in run.config.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()) + ".",
         *(f"Missing: {name}, {reason}." for name, reason in run.missing.items()),
-        *(f"Failed: {row['peer']} in round {row['round']}, {row['reason']}." for row in run.failures),
+        *(f"Failed: {row['peer']}, figure {row['figure']} in round {row['round']}, {row['reason']}."
+          for row in run.failures),
     ]
+
+
+HOW_TO_READ = """Median (range) over the rounds; ratios are taken within each round, peer over Spillway.
+What each number means: `benchmarks/peers/README.md`.
+"""
 
 
 def markdown(run: Run) -> str:
     parts = ["# Spillway beside its peers\n", "\n".join(f"- {fact}" for fact in facts(run)) + "\n"]
-    parts.append("Median (range) over the rounds; ratios are taken within each round. What each number means: "
-                 "`benchmarks/peers/README.md`.\n")  # fmt: skip
+    parts.append(HOW_TO_READ)
     parts += [TABLES[figure](run) for figure in TABLES if run.peers(figure)]
     return "\n".join(parts)
 

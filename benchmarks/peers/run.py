@@ -1,6 +1,6 @@
 """Spillway beside its peers: same backend, same load, one core for each proxy, rounds interleaved.
 
-usage: python benchmarks/peers/run.py [--quick] [--only spillway,haproxy] [--figures a,c] [--rounds 3] [--seconds 4]
+example: python benchmarks/peers/run.py --only spillway,haproxy --figures a,c --rounds 5
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ ORDER = "eabcd"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     names = [peer.name for peer in PEERS]
     parser.add_argument("--only", default=",".join(names), help="peers to run, with commas (default: all)")
     parser.add_argument("--figures", default=",".join(FIGURES), help="a,b,c,d,e (default: all)")
@@ -32,9 +33,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measured window")
     parser.add_argument("--rate", type=float, default=1000.0, help="common fixed rate of figures b and d")
     parser.add_argument("--quick", action="store_true", help="one round with short windows (about 3 minutes)")
-    parser.add_argument("--spillway-python", type=Path, help="a Python that has Spillway installed (default: this one)")
-    parser.add_argument("--envs", type=Path, default=REPO / ".envs", help="where benchmarks/peers/install put them")
-    parser.add_argument("--port-shift", type=int, default=0, help="added to every port, when the usual ones are taken")
+    parser.add_argument("--spillway-python", type=Path, help="a Python with Spillway (default: this one)")
+    parser.add_argument("--envs", type=Path, default=REPO / ".envs", help="where the peers are installed")
+    parser.add_argument("--port-shift", type=int, default=0, help="added to every port")
     parser.add_argument("--out", type=Path, default=REPO / "benchmarks" / "results")
     args = parser.parse_args()
     if args.quick:
@@ -73,15 +74,17 @@ def visit(peer: Peer, bench: Bench, figures: str, common_rate: float, run: repor
         run.missing[peer.name] = str(exc)
         say(f"{peer.name}: missing, {exc}")
         return
+    visit_now = Visit(bench, peer, proxy, common_rate)
     try:
-        visit_now = Visit(bench, peer, proxy, common_rate)
-        for figure in (figure for figure in ORDER if figure in figures):
-            values = visit_now.measure(figure)
-            run.rows.append({"round": number, "peer": peer.name, "figure": figure, **values})
-            say(f"round {number} {peer.name} {figure}: {brief(values)}")
-    except Failed as exc:
-        run.failures.append({"round": number, "peer": peer.name, "reason": str(exc)})
-        say(f"round {number} {peer.name}: {exc}")
+        for figure in (figure for figure in ORDER if figure in figures and proxy.is_alive()):
+            where = {"round": number, "peer": peer.name, "figure": figure}
+            try:
+                values = visit_now.measure(figure)
+                run.rows.append({**where, **values})
+                say(f"round {number} {peer.name} {figure}: {brief(values)}")
+            except Failed as exc:
+                run.failures.append({**where, "reason": str(exc)})
+                say(f"round {number} {peer.name} {figure}: failed, {exc}")
     finally:
         proxy.stop()
 
