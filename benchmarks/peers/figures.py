@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from measure import CONNECTIONS, IDLE_EVENTS_PER_S, Bench, Values, Window
 from peers import Peer
-from processes import Failed, Process, rss_mb
+from processes import Failed, Process, cpu_s, rss_mb
 
 FIGURES = "abcde"
 
@@ -23,8 +24,18 @@ class Visit:
 
     def measure(self, figure: str) -> Values:
         """Raises Failed when the proxy does not survive or answers nothing."""
+        self.settle()
         return {"a": self.throughput, "b": self.cpu_per_request, "c": self.cpu_per_event,
                 "d": self.latency, "e": self.memory}[figure]()  # fmt: skip
+
+    def settle(self, patience_s: float = 5.0) -> None:
+        """Waits until the proxy is idle: what the last load left over is not this figure's."""
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            before = cpu_s(self.proxy.pid)
+            time.sleep(0.2)
+            if cpu_s(self.proxy.pid) - before <= 0.01:
+                return
 
     def closed_loop(self, seconds: float) -> Window:
         return self.bench.load(self.proxy, self.bench.plain, seconds, "--conns", str(CONNECTIONS))

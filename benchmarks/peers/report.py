@@ -16,8 +16,9 @@ from peers import REPO, git_commit
 
 Row = dict[str, Any]
 
-# Above this many foreign CPU seconds per second, somebody else was using the machine.
-QUIET = 0.05
+# Above this many foreign CPU seconds per second, somebody else was using the machine; the kernel's own
+# threads and the clock's tick of 10 ms stay below it.
+QUIET = 0.1
 
 
 @dataclass
@@ -67,6 +68,8 @@ def machine() -> Row:
 
 def number(value: float) -> str:
     """Three significant digits, or whole numbers."""
+    if value == int(value):
+        return f"{int(value):,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -76,8 +79,8 @@ def spread(values: list[float]) -> str:
     """Median, and the range when there is one: `12.3 (11.9 to 13.0)`."""
     if not values:
         return "-"
-    middle = number(statistics.median(values))
-    return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
+    middle, low, high = (number(pick(values)) for pick in (statistics.median, min, max))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -151,14 +154,15 @@ TABLES = {"a": throughput, "b": cpu_per_request, "c": cpu_per_event, "d": latenc
 def facts(run: Run) -> list[str]:
     """What a reader must know to judge the numbers."""
     foreign = [row[key] for row in run.rows for key in row if key.endswith("foreign_cores")]
-    busiest = max(foreign, default=0.0)
-    quiet = "quiet" if busiest <= QUIET else "NOT quiet: read the numbers as a rough order"
+    disturbed = sum(share > QUIET for share in foreign)
+    quiet = "quiet" if not disturbed else "NOT quiet: read the numbers as a rough order"
     spec = run.machine
     return [
         f"Date {run.date}, commit {run.commit}, took {run.took_s:g} s.",
         f"Machine: {spec['cpu']}, {spec['cores']} cores, Linux {spec['kernel']}. Proxy on one core, load "
         "generator and backend on the other.",
-        f"Others used up to {busiest:.2f} cores meanwhile ({quiet}).",
+        f"Others used more than {QUIET} cores in {disturbed} of {len(foreign)} windows, at most "
+        f"{max(foreign, default=0.0):.2f} ({quiet}).",
         "Config: " + ", ".join(f"{key} {value}" for key, value in run.config.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()) + ".",
         *(f"Missing: {name}, {reason}." for name, reason in run.missing.items()),

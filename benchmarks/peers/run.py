@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import time
@@ -48,9 +49,9 @@ def parse() -> argparse.Namespace:
 
 def site_of(args: argparse.Namespace) -> Site:
     """The folders and ports of this run; raises Failed when a port is taken."""
-    work = HERE / ".work"
-    work.mkdir(exist_ok=True)
     shift = args.port_shift
+    work = HERE / ".work" / str(shift)  # its own, so that two runs at once keep their files apart
+    work.mkdir(parents=True, exist_ok=True)
     # Not resolved: the python of an environment is a link, and its target would not see the environment.
     python = args.spillway_python and Path(os.path.abspath(args.spillway_python))
     backends = (19001 + shift, 19002 + shift, 19003 + shift)
@@ -99,6 +100,7 @@ def say(line: str) -> None:
 
 def main() -> int:
     args = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what we started is stopped then, too
     started = time.monotonic()
     try:
         bench = Bench(site_of(args), args.seconds)
