@@ -37,7 +37,8 @@ clusters:
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 630}]}).encode()
 HEADERS = (
     b"Host: gw.local\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
-    b"Connection: keep-alive\r\nUser-Agent: OpenAI/Python 2.0\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n"
+    b"Connection: keep-alive\r\nUser-Agent: OpenAI/Python 2.0\r\n"
+    b"Authorization: Bearer secret\r\nContent-Type: application/json\r\n"
 )
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (HEADERS, len(BODY), BODY)
 ANSWER = (

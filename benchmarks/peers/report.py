@@ -166,8 +166,10 @@ def facts(run: Run) -> list[str]:
         "Config: " + ", ".join(f"{key} {value}" for key, value in run.config.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()) + ".",
         *(f"Missing: {name}, {reason}." for name, reason in run.missing.items()),
-        *(f"Failed: {row['peer']}, figure {row['figure']} in round {row['round']}, {row['reason']}."
-          for row in run.failures),
+        *(
+            f"Failed: {row['peer']}, figure {row['figure']} in round {row['round']}, {row['reason']}."
+            for row in run.failures
+        ),
     ]
 
 
