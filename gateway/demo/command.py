@@ -123,7 +123,7 @@ async def _look(fleet: DemoFleet, watcher: Watcher) -> Picture | None:
 
 
 def greeting(fleet: DemoFleet) -> str:
-    command = sys.argv[0] if Path(sys.argv[0]).name == "spillway" else "spillway"
+    command = _command()
     admin = "" if fleet.admin_port == USUAL_ADMIN_PORT else f" --admin http://{HOST}:{fleet.admin_port}"
     return f"""
 Spillway: one gateway before three clusters of {SLOTS} slots each. Each request goes to the
@@ -137,6 +137,15 @@ In another terminal, be a client, or take the primary away:
 
 Numbers: http://{HOST}:{fleet.admin_port}/metrics and /api/v1/fleet. Ctrl-C ends all.
 """
+
+
+def _command() -> str:
+    """How this very command is called from here: `spillway` itself need not be on the path."""
+    called = Path(sys.argv[0])
+    if called.name != "spillway":
+        return "spillway"
+    here = Path.cwd()
+    return str(called.relative_to(here) if called.is_relative_to(here) else called)
 
 
 def summary(picture: Picture) -> str:
