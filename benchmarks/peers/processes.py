@@ -138,6 +138,7 @@ def rss_mb(pid: int) -> float:
 
 
 def machine_busy_s() -> float:
-    """CPU seconds that all processes of the machine together have used (without interrupts and steal)."""
-    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
-    return (int(user) + int(nice) + int(system)) / TICKS_PER_S
+    """CPU seconds that all processes of the machine used, and those that its host took away (steal)."""
+    fields = Path("/proc/stat").read_text().split()[1:9]
+    user, nice, system, steal = (int(fields[place]) for place in (0, 1, 2, 7))
+    return (user + nice + system + steal) / TICKS_PER_S

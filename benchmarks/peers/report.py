@@ -161,8 +161,8 @@ def facts(run: Run) -> list[str]:
         f"Date {run.date}, commit {run.commit}, took {run.took_s:g} s.",
         f"Machine: {spec['cpu']}, {spec['cores']} cores, Linux {spec['kernel']}. Proxy on one core, load "
         "generator and backend on the other.",
-        f"Others used more than {QUIET} cores in {disturbed} of {len(foreign)} windows, at most "
-        f"{max(foreign, default=0.0):.2f} ({quiet}).",
+        f"Others (host steal included) used more than {QUIET} cores in {disturbed} of {len(foreign)} "
+        f"windows, at most {max(foreign, default=0.0):.2f} ({quiet}).",
         "Config: " + ", ".join(f"{key} {value}" for key, value in run.config.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in run.versions.items()) + ".",
         *(f"Missing: {name}, {reason}." for name, reason in run.missing.items()),
