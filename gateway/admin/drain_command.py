@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from gateway.admin.durations import parse_duration_s
+from gateway.admin.durations import parse_drain_s
 
 DEFAULT_ADMIN = "http://127.0.0.1:9090"
 ANSWER_TIMEOUT_S = 5.0
@@ -42,7 +42,7 @@ def add_undrain_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         type=_url,
         default=DEFAULT_ADMIN,
-        help=f"admin port (default {DEFAULT_ADMIN})",
+        help="admin port (default %(default)s)",
     )
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="file with the admin token")
 
@@ -58,7 +58,7 @@ def run_undrain(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, verb: str) -> int:
     try:
         admin = AdminCaller(args.admin, _token(args.token_file))
-        kind = _kind_of(args.name, admin.get("/api/v1/fleet"))
+        kind = _kind_of(args.name, _kinds(admin.get("/api/v1/fleet")))
         asked = {"for": args.for_} if getattr(args, "for_", None) else {}
         answer = admin.post(f"/api/v1/{kind}s/{quote(args.name, safe='@:')}/{verb}", asked)
     except _Failed as failure:
@@ -77,18 +77,27 @@ def _report(kind: str, answer: dict[str, Any]) -> str:
     return f"{name} is drained {end}; {answer['in_flight']} in flight may finish"
 
 
-def _kind_of(name: str, fleet: dict[str, Any]) -> str:
-    clusters = [cluster for tier in fleet["tiers"] for cluster in tier["clusters"]]
-    names = {cluster["name"]: "cluster" for cluster in clusters}
-    for cluster in clusters:
-        for backend in cluster["backends"]:
-            names.setdefault(backend["id"], "backend")
+def _kinds(fleet: dict[str, Any]) -> dict[str, str]:
+    """Every name of the fleet: is it a cluster or a backend?"""
+    try:
+        clusters = [cluster for tier in fleet["tiers"] for cluster in tier["clusters"]]
+        backends = [backend["id"] for cluster in clusters for backend in cluster["backends"]]
+        return dict.fromkeys(backends, "backend") | {cluster["name"]: "cluster" for cluster in clusters}
+    except (KeyError, TypeError) as exc:
+        raise _Failed("what answers there is not a Spillway admin port") from exc
+
+
+def _kind_of(name: str, names: dict[str, str]) -> str:
     if name in names:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    known = "\n".join(f"  {kind} {known}" for known, kind in names.items())
+    known = "\n".join(f"  {kind} {known}" for known, kind in sorted(names.items(), key=_clusters_first))
     raise _Failed(f"no cluster or backend is named {name!r}{hint}\nknown are:\n{known}")
+
+
+def _clusters_first(entry: tuple[str, str]) -> tuple[bool, str]:
+    return entry[1] != "cluster", entry[0]
 
 
 def _token(path: Path | None) -> str | None:
@@ -105,7 +114,7 @@ def _token(path: Path | None) -> str | None:
 
 def _duration(text: str) -> str:
     try:
-        parse_duration_s(text)
+        parse_drain_s(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
     return text
@@ -171,6 +180,7 @@ class AdminCaller:
 
 def _message(exc: HTTPError) -> str:
     try:
-        return str(json.loads(exc.read())["error"]["message"])
+        with exc:
+            return str(json.loads(exc.read())["error"]["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return str(exc.reason)

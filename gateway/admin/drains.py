@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from gateway.admin.answers import AdminError, json_answer
-from gateway.admin.durations import parse_duration_s
+from gateway.admin.durations import parse_drain_s
 from gateway.admin.fleet_page import drain_mark
 from gateway.admin.ports import AdminPorts
 from gateway.core.fleet import FOREVER_S, BackendState, ClusterState, Drained, Undrained, UnknownName
@@ -70,7 +70,7 @@ async def _asked_duration_s(request: web.Request) -> float | None:
     if asked is None:
         return None
     try:
-        return parse_duration_s(f"{asked}s" if type(asked) in (int, float) else str(asked))
+        return parse_drain_s(f"{asked}s" if type(asked) in (int, float) else str(asked))
     except ValueError as exc:
         raise AdminError(400, "invalid_request", f"for: {exc}", "for") from exc
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
@@ -49,14 +49,14 @@ class AdminPorts:
 
     `apply` raises UnknownName. `drain` begins the end of the whole gateway, or joins one that has begun;
     it is True when nothing is in flight any more, False when its own time limit came first.
-    `render_metrics(as_openmetrics)` gives body and content type.
+    `render_metrics(as_openmetrics)` gives the body, in parts that are short to make, and its content type.
     """
 
     view: FleetView
     apply: Callable[[Event], None]
     status: Callable[[], GatewayStatus]
     drain: Callable[[], Awaitable[bool]]
-    render_metrics: Callable[[bool], tuple[bytes, str]]
+    render_metrics: Callable[[bool], tuple[Iterable[bytes], str]]
     clock: Clock
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from gateway.admin.answers import answer_errors, json_answer
@@ -63,8 +65,12 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         as_openmetrics = OPENMETRICS_TYPE in request.headers.get("Accept", "")
-        body, content_type = self._ports.render_metrics(as_openmetrics)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        parts, content_type = self._ports.render_metrics(as_openmetrics)
+        body = bytearray()
+        for part in parts:
+            body += part
+            await asyncio.sleep(0)  # the data plane shares this event loop
+        return web.Response(body=bytes(body), headers={"Content-Type": content_type})
 
     async def _fleet(self, request: web.Request) -> web.Response:
         return json_answer(fleet_page(self._ports.view, self._ports.clock()))

@@ -72,7 +72,7 @@ def parse_address(text: str) -> Address:
         bare_port = text.removeprefix(":")
         if bare_port.isdecimal():
             raise BadValue("must be host:port", f"did you mean '127.0.0.1:{bare_port}'?")
-        raise BadValue(f"must be host:port, not {text!r}", "write 127.0.0.1:8080 or [::1]:8080")
+        raise BadValue(f"must be host:port, not {text!r}", "write 127.0.0.1:8080 or '[::1]:8080'")
     if match["port"] is None:
         if text.isdecimal():
             raise BadValue("must be host:port", f"did you mean '127.0.0.1:{text}'?")

@@ -6,6 +6,7 @@ YAML 1.1's own guesses (`off` is false, `10:30` is 630, `010` is 8) never reach 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, cast
 
 from yaml import MappingNode, Node, SafeLoader, ScalarNode, SequenceNode, YAMLError, compose
@@ -20,6 +21,8 @@ MAX_CHARS = 2**20
 MAX_NODES = 200_000
 MAX_DEPTH = 50
 
+# To YAML, a bracket begins a list.
+_BARE_IPV6 = re.compile(r"[ /]\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]")
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = frozenset(
     _TAG + kind
@@ -34,7 +37,7 @@ def parse_document(text: str, source: str) -> MappingNode:
         raise _refused(source, 0, "is larger than 1 MiB", "this is no Spillway configuration")
     try:
         root = _compose(text, source)
-        if root is None:
+        if root is None or is_null(root):
             raise _refused(source, 0, "is empty", SMALLEST)
         _measure(root, source, {})
     except RecursionError:
@@ -91,6 +94,8 @@ def _explain(problem: str, line: str) -> tuple[str, str]:
         return "holds more than one YAML document", "remove all from the second '---' on"
     if "${" in line and "'{'" in problem:
         return f"not valid YAML: {problem}", 'inside { } and [ ] write "${NAME}" in quotes'
+    if _BARE_IPV6.search(line):
+        return f"not valid YAML: {problem}", 'write an IPv6 address in quotes: "[::1]:8080"'
     return f"not valid YAML: {problem}", ""
 
 

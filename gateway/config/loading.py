@@ -9,11 +9,14 @@ from pathlib import Path
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 
+# Enough for the longest text that parse() takes; an endless device is not read to its end.
+MAX_BYTES = 4 * 2**20
+
 
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError with all problems found."""
     path = Path(path)
-    return parse(_read_text(path), path.name, path.parent)
+    return parse(_read_text(path), str(path), path.parent)
 
 
 def parse(
@@ -39,7 +42,8 @@ def parse(
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES)
     except FileNotFoundError:
         raise _unreadable(path, 0, "does not exist") from None
     except IsADirectoryError:
@@ -47,7 +51,7 @@ def _read_text(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise _unreadable(path, 0, f"cannot be read: {getattr(exc, 'strerror', None) or exc}") from None
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         raise _unreadable(path, line, "is not valid UTF-8", "save the file as UTF-8") from None

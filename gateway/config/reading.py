@@ -16,6 +16,8 @@ from gateway.config.scalars import READERS, Scalar, Surroundings, fill_in
 from gateway.config.shapes import Shape, out_of_range
 
 BROKEN = object()
+# A message quotes what stands in the file, which may be a whole certificate.
+MAX_MESSAGE_CHARS = 200
 
 _A_NODE = {ScalarNode: "one value", SequenceNode: "a list", MappingNode: "a mapping"}
 
@@ -155,13 +157,17 @@ class Reading:
         if len(node.value) < (expected.min_length or 0):
             return self._note(node, path, "must have at least 1 entry")
         values: list[Any] = []
+        seen: set[Any] = set()
         for index, item in enumerate(node.value):
             at = f"{path}[{index}]"
             value = self.read(item, expected.item_type, at)
-            if shape.hints.get("unique") and value in values:
+            if value is BROKEN:
+                continue
+            if shape.hints.get("unique") and value in seen:
                 self._note(item, at, "is listed twice", "remove one")
-            elif value is not BROKEN:
-                values.append(value)
+            elif shape.hints.get("unique"):
+                seen.add(value)
+            values.append(value)
         return tuple(values)
 
     def _read_models(self, node: Node, shape: Shape, path: str) -> Any:
@@ -210,6 +216,8 @@ class Reading:
         return BROKEN
 
     def _add(self, line: int, path: str, message: str, fix: str) -> None:
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = message[:MAX_MESSAGE_CHARS] + "..."
         self.problems.append(Problem(self._source, line, path, message, fix))
 
 

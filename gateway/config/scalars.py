@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from math import isfinite
+from os.path import dirname, isdir
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -14,9 +15,8 @@ from gateway.config.secrets import Secret
 from gateway.config.units import format_duration, format_size, parse_duration, parse_size
 
 MAX_SECRET_BYTES = 65_536
-_VARIABLE = re.compile(
-    r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|[^}]{0,60}\}?)", re.ASCII
-)
+_VARIABLE = re.compile(r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|)", re.ASCII)
+_QUOTED = re.compile(r"(?<=')[^']{4,}(?=')")
 _ESCAPE = "write ${NAME} for a variable, $${ for a plain ${"
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -58,13 +58,15 @@ class Scalar(NamedTuple):
         return self.shown[1:-1]
 
     def without_filled(self, message: str) -> str:
-        """A message in which `${NAME}` stands again where the variable's value would show.
+        """A message in which `${NAME}` stands again where the variable's value, or a part of it, would show.
 
         Values below four characters are ports and counts: no secrets, and part of many words.
         """
         for name, value in self.filled:
             if len(value) >= 4:
                 message = message.replace(value, f"${{{name}}}")
+                for part in _QUOTED.findall(message):
+                    message = message.replace(part, f"${{{name}}}") if part in value else message
         return message
 
 
@@ -77,7 +79,7 @@ def fill_in(written: str, is_quoted: bool, environment: Mapping[str, str]) -> Sc
             return "${"
         name, value = match["name"], environment.get(match["name"] or "")
         if name is None:
-            raise BadValue(f"holds {match[0]!a}, which names no variable", _ESCAPE)
+            raise BadValue("holds a ${ that names no variable", _ESCAPE)
         if value is None:
             raise BadValue(f"environment variable {name} is not set", f"set it; {_ESCAPE}")
         filled.append((name, value))
@@ -154,11 +156,12 @@ def read_access_log(scalar: Scalar, around: Surroundings) -> str:
     if text.lower() in _TRUE | _FALSE | {"none", "stdout", "stderr"}:
         fix = "-" if text.lower() in _TRUE | {"stdout", "stderr"} else "off"
         raise BadValue(f"must be '-', 'off' or a file, not {scalar.bare}", f"did you mean '{fix}'?")
-    path = (around.base_dir / text).absolute()
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a directory" if path.is_dir() else "is in a directory that does not exist"
-        raise BadValue(f"file {scalar.shown} {what}")
-    return str(path)
+    path = str((around.base_dir / text).absolute())
+    if isdir(path):
+        raise BadValue(f"file {scalar.shown} is a directory")
+    if not isdir(dirname(path)):
+        raise BadValue(f"file {scalar.shown} is in a directory that does not exist")
+    return path
 
 
 def read_model_pattern(scalar: Scalar, around: Surroundings) -> str:

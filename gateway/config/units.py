@@ -9,8 +9,8 @@ from gateway.config.problems import BadValue
 
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-# 18 digits hold any sensible number and keep a hostile one from costing time.
-_MEASURE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]*)", re.ASCII)
+# Enough digits for any float written out, few enough that a hostile number costs no time.
+_MEASURE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,40})?) ?([A-Za-z]*)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:

@@ -8,13 +8,13 @@ Invariants (asserted, and tested with hypothesis):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.constraints import ModelMatch, match_model
 from gateway.core.latency import PeakEwma, SlotGap
-from gateway.core.model import Backend, Candidate, Cluster, Outcome, PlanReason
+from gateway.core.model import Backend, Candidate, Cluster, Outcome, Plan, PlanReason
 
 FOREVER_S = float("inf")
 # A client chooses the names it asks for: what is remembered of them is bounded.
@@ -168,11 +168,15 @@ class ServingTier(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """Who may serve one model now, by tier. `tiers` is empty when all who could are drained."""
+    """Who may serve one model now, by tier. `tiers` is empty when all who could are drained.
+
+    `only_plan` is set where there is nothing to choose: one open backend in each tier.
+    """
 
     tiers: tuple[ServingTier, ...]
     preferred_tier: str
     route_model: str
+    only_plan: Plan | None = None
 
 
 class FleetView:
@@ -244,7 +248,18 @@ class FleetView:
             )
             seats = {cluster.name: _seats(cluster, reason, match) for cluster, match in able}
             tiers.append(ServingTier(tuple(cluster for cluster, _ in able), seats))
-        return Serving(tuple(tiers), preferred_tier, route_model)
+        seats_of_tiers = [tuple(_seats_of_tier(tier)) for tier in tiers]
+        only_plan = (
+            Plan(tuple(seats[0] for seats in seats_of_tiers), preferred_tier, route_model)
+            if tiers and all(len(seats) == 1 for seats in seats_of_tiers)
+            else None
+        )
+        return Serving(tuple(tiers), preferred_tier, route_model, only_plan)
+
+
+def _seats_of_tier(tier: ServingTier) -> Iterator[Candidate]:
+    for seats in tier.seats.values():
+        yield from seats.values()
 
 
 def _seats(cluster: ClusterState, reason: PlanReason, match: ModelMatch) -> dict[str, Candidate]:

@@ -22,6 +22,8 @@ def plan_route(facts: RequestFacts, view: FleetView, now_s: float) -> Plan | She
         return Shed(ShedReason.MODEL_NOT_FOUND)
     if not serving.tiers:
         return Shed(ShedReason.NO_BACKEND)
+    if serving.only_plan is not None:
+        return serving.only_plan
     candidates: list[Candidate] = []
     for tier in serving.tiers:
         for cluster in view.cluster_policy(tier.clusters, facts.draw):

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import orjson
 
+from gateway.mock_engine.fields import CHARS_PER_TOKEN, BadRequest, output_tokens_of, positive, text_length
+
 DEFAULT_OUTPUT_TOKENS = 16
-MAX_OUTPUT_TOKENS = 1_000_000
-CHARS_PER_TOKEN = 4  # the usual rule of thumb for English
 DEFAULT_DIMENSIONS = 8
 DONE = b"data: [DONE]\n\n"
 
@@ -24,14 +24,6 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 MODEL_PATHS = frozenset({CHAT, COMPLETIONS, EMBEDDINGS})
-
-
-class BadRequest(ValueError):
-    """The request's body cannot be served; `param` names the field."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 class Answer(Protocol):
@@ -78,25 +70,6 @@ def model_entry(model: str, owner: str) -> dict[str, Any]:
     return {"id": model, "object": "model", "created": 1_700_000_000, "owned_by": owner}
 
 
-def read_document(body: bytes) -> dict[str, Any]:
-    """The decoded JSON body. Raises BadRequest."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise BadRequest(f"the body is not valid JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise BadRequest("the body must be a JSON object")
-    return document
-
-
-def model_of(document: Mapping[str, Any], default: str) -> str:
-    """The model asked for. Raises BadRequest when it is not a string."""
-    model = document.get("model", default)
-    if not isinstance(model, str):
-        raise BadRequest("model: must be a string", "model")
-    return model
-
-
 def read_answer(path: str, document: Mapping[str, Any], model: str, stamp: Stamp) -> Answer:
     """The answer to generate for one of MODEL_PATHS. Raises BadRequest."""
     if path == EMBEDDINGS:
@@ -131,8 +104,8 @@ class TextAnswer:
         self._model = model
         self._created = stamp.created
         self._id = f"{shape.id_prefix}-mock-{stamp.number}"
-        self.input_tokens = max(1, _text_length(document[shape.prompt_field]) // CHARS_PER_TOKEN)
-        asked_tokens = _output_tokens(document)
+        self.input_tokens = max(1, text_length(document[shape.prompt_field]) // CHARS_PER_TOKEN)
+        asked_tokens = output_tokens_of(document)
         self.output_tokens = DEFAULT_OUTPUT_TOKENS if asked_tokens is None else asked_tokens
         self.finish_reason = "stop" if asked_tokens is None else "length"
         self.is_streamed = document.get("stream") is True
@@ -216,8 +189,8 @@ class EmbeddingsAnswer:
         self._inputs = inputs if is_many else [inputs]
         self._model = model
         self._is_base64 = document.get("encoding_format") == "base64"
-        self._dimensions = _positive(document, "dimensions") or DEFAULT_DIMENSIONS
-        self.input_tokens = max(1, sum(map(_text_length, self._inputs)) // CHARS_PER_TOKEN)
+        self._dimensions = positive(document, "dimensions") or DEFAULT_DIMENSIONS
+        self.input_tokens = max(1, sum(map(text_length, self._inputs)) // CHARS_PER_TOKEN)
 
     def body(self) -> bytes:
         """The whole answer."""
@@ -272,33 +245,3 @@ class EchoAnswer:
 @lru_cache(maxsize=256)
 def _text(tokens: int) -> str:
     return "".join(f"t{index} " for index in range(tokens))
-
-
-def _output_tokens(document: Mapping[str, Any]) -> int | None:
-    for field in ("max_completion_tokens", "max_tokens"):
-        tokens = _positive(document, field)
-        if tokens is not None:
-            return tokens
-    return None
-
-
-def _positive(document: Mapping[str, Any], field: str) -> int | None:
-    value = document.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_OUTPUT_TOKENS:
-        raise BadRequest(f"{field}: must be an integer from 1 to {MAX_OUTPUT_TOKENS}", field)
-    return value
-
-
-def _text_length(value: object) -> int:
-    """Characters of text anywhere inside a prompt; a number counts as one token."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, int | float):
-        return CHARS_PER_TOKEN
-    if isinstance(value, dict):
-        return _text_length(value.get("content", value.get("text", "")))
-    if isinstance(value, list):
-        return sum(map(_text_length, value))
-    return 0

@@ -5,6 +5,7 @@ answers 200 whatever the faults: a hung engine does the same, and that is the po
 """
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 from datetime import UTC, datetime
@@ -15,11 +16,12 @@ from typing import Any, Self
 import orjson
 
 from gateway.mock_engine import answers
-from gateway.mock_engine.answers import Answer, BadRequest, EchoAnswer, error_body
+from gateway.mock_engine.answers import Answer, EchoAnswer, error_body
 from gateway.mock_engine.connection import Connection, Exchange, Request
 from gateway.mock_engine.counters import Counters, EngineGauges, metrics_text
 from gateway.mock_engine.exchange import JSON, Immediate, InferenceExchange
 from gateway.mock_engine.faults import FaultError, Faults, parse_faults
+from gateway.mock_engine.fields import BadRequest, model_of, read_document
 from gateway.mock_engine.listening import ListeningPort
 from gateway.mock_engine.serving import serving_for
 from gateway.mock_engine.settings import Settings
@@ -49,6 +51,7 @@ class MockEngine:
         if settings.control_port is not None:
             self._control = self._listening_port(settings.control_port, self._control_live)
         self._changed = asyncio.Event()
+        self._spared: Connection | None = None
         self._refusal_end: asyncio.TimerHandle | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -70,7 +73,8 @@ class MockEngine:
     ) -> None:
         assert self._keeper is not None
         self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeper
         if self._refusal_end is not None:
             self._refusal_end.cancel()
         for port in filter(None, (self._port, self._control)):
@@ -110,7 +114,7 @@ class MockEngine:
     # Routes.
 
     def _open_exchange(self, request: Request, connection: Connection) -> Exchange:
-        is_echo = request.header(ECHO_HEADER) is not None
+        is_echo = request.has_header(ECHO_HEADER)
         if request.method == "POST" and not request.path.startswith(CONTROL_PREFIX):
             return self._inference(request, connection, is_echo)
         if is_echo:
@@ -131,8 +135,8 @@ class MockEngine:
     def _read_answer(self, request: Request, is_echo: bool) -> Answer:
         if is_echo or request.path not in answers.MODEL_PATHS:
             return EchoAnswer(echo_document(request), len(request.body))
-        document = answers.read_document(request.body)
-        model = answers.model_of(document, self.settings.models[0])
+        document = read_document(request.body)
+        model = model_of(document, self.settings.models[0])
         if self.settings.strict_model and model not in self.settings.models:
             raise UnknownModel(f"The model `{model}` does not exist.")
         stamp = answers.Stamp(next(self._numbers), int(datetime.now(UTC).timestamp()))
@@ -176,9 +180,7 @@ class MockEngine:
         fault = self.faults.refuse
         if fault is not None and fault.for_s is not None:
             self._refusal_end = self._loop.call_later(fault.for_s, self._lift_refuse)
-        if fault is not None and fault.drop_open:
-            for connection in self._live - {asking}:
-                connection.drop()
+        self._spared = asking
         self._changed.set()
 
     def _lift_refuse(self) -> None:
@@ -189,10 +191,15 @@ class MockEngine:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if self.faults.refuse is None:
+            fault = self.faults.refuse
+            if fault is None:
                 await self._port.accept()
-            else:
-                await self._port.refuse()
+                continue
+            await self._port.refuse()
+            # Only now: what was accepted while the listener closed must go too.
+            if fault.drop_open:
+                for connection in self._live - {self._spared}:
+                    connection.drop()
 
 
 class UnknownModel(Exception):

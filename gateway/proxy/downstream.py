@@ -16,6 +16,7 @@ from gateway.proxy.errors import Refusal, body_too_large, malformed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, read_request_head
 from gateway.proxy.paths import Endpoint
+from gateway.proxy.repeats import RepeatedHead
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane
@@ -59,6 +60,10 @@ class DownstreamConnection(asyncio.Protocol):
         "_parser",
         "_plane",
         "_refusal",
+        "_repeated",
+        "_repeated_endpoint",
+        "_repeated_head",
+        "_segment",
         "_unread",
         "_url",
         "_waiting",
@@ -78,6 +83,10 @@ class DownstreamConnection(asyncio.Protocol):
         self._is_closing = False
         self._is_paused_for_budget = False
         self._framing_head = False
+        self._segment = b""
+        self._repeated = RepeatedHead()
+        self._repeated_head: RequestHead | None = None
+        self._repeated_endpoint: Endpoint | None = None
         self.transport = cast(asyncio.Transport, None)
         self.deadline_s = _NEVER_S
         self.paused_since_s: float | None = None
@@ -114,8 +123,18 @@ class DownstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
+        if (
+            self._exchange is None
+            and not self._is_begun
+            and not self._unread
+            and (body_start := self._repeated.body_start(data))
+            and len(data) - body_start <= self._plane.max_body_bytes
+        ):
+            body = data[body_start:]
+            self._plane.take_bytes(len(body))
+            self._start(Request(self._repeated_head, self._repeated_endpoint, body, self._plane.clock()))
         # The count is a cheap upper bound of the requests that may end in this segment.
-        if self._unread or self._waiting or data.count(b"\r\n\r\n") > MAX_PIPELINED:
+        elif self._unread or self._waiting or data.count(b"\r\n\r\n") > MAX_PIPELINED:
             self._unread += data
             self._read_on()
         else:
@@ -168,6 +187,7 @@ class DownstreamConnection(asyncio.Protocol):
         return at
 
     def _feed(self, data: bytes) -> None:
+        self._segment = b"" if self._is_begun else data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -270,11 +290,20 @@ class DownstreamConnection(asyncio.Protocol):
         if self._is_upgrade:
             self._is_upgrade = False  # the body comes yet: see _read_without_upgrade
             return
+        if (head := self._head) is not None and self._refusal is None and head.may_repeat and self._segment:
+            self._remember(head)
         body = self._body
         whole = body[0] if len(body) == 1 else b"".join(body)
         request = Request(self._head, self._endpoint, whole, self._plane.clock(), self._refusal)
         self._forget()
         self._accept(request)
+
+    def _remember(self, head: RequestHead) -> None:
+        """The request began with its segment: the next one with the same head need not be parsed."""
+        self._repeated.learn(self._segment)
+        self._repeated_head = head
+        self._repeated_endpoint = self._endpoint
+        self._segment = b""  # what follows in it does not begin with this head
 
     # --- taking turns --------------------------------------------------------------------------------
 

@@ -148,6 +148,11 @@ class RequestHead:
         self.model_header: bytes | None = None
 
     @property
+    def may_repeat(self) -> bool:
+        """Nothing in it is for this one request: the same bytes again mean the same again."""
+        return self.content_length is not None and self.keeps_alive and not self.expects_continue
+
+    @property
     def has_body(self) -> bool:
         return self.is_chunked or bool(self.content_length)
 

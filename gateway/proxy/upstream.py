@@ -26,6 +26,7 @@ from gateway.proxy.headers import (
     ResponseHead,
     read_response_head,
 )
+from gateway.proxy.repeats import RepeatedHead
 
 # 100, 102 and 103 answers before the real one; more is a flood (FAULTS RS-32).
 MAX_INTERIM_ANSWERS = 8
@@ -66,6 +67,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_reason_phrase",
         "_receiver",
+        "_repeated",
+        "_repeated_head",
         "_transport",
         "has_answered",
         "idle_since_s",
@@ -77,6 +80,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._transport = cast(asyncio.Transport, None)
+        self._repeated = RepeatedHead()
+        self._repeated_head: ResponseHead | None = None
         self.made_s = now_s
         self.idle_since_s = now_s
         self._forget()
@@ -131,6 +136,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()  # a byte nobody asked for
             return
         self.has_answered = True
+        is_first = self._head is None and not self._head_bytes
+        if is_first and (body_start := self._repeated.body_start(data)) and self._repeated_head is not None:
+            self._take_repeated(self._repeated_head, data[body_start:])
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -143,6 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(Reason.BAD_RESPONSE)
         elif self._is_complete:
+            if is_first and self._head.length is not None and self._keeps_alive:
+                self._repeated.learn(data)
+                self._repeated_head = self._head
             self._retire()
         elif self._head.is_chunked:
             self._fed_bytes += len(data)
@@ -200,6 +212,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._reason_phrase = b""
         else:
             self._complete()
+
+    def _take_repeated(self, head: ResponseHead, body: bytes) -> None:
+        """The whole answer in one segment, with the head of the last one but for its length."""
+        receiver = self._receiver
+        assert receiver is not None
+        self._head = head = ResponseHead(head.status, head.forward, len(body), False, False, head.is_encoded)
+        self._keeps_alive = True
+        receiver.on_answer_head(head)
+        if body:
+            receiver.on_answer_body(body)
+        self._complete()
+        self._retire()
 
     # --- ends ----------------------------------------------------------------------------------------
 

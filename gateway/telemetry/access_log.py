@@ -23,10 +23,13 @@ _NO_OUTCOME = (None, None)
 
 
 def open_access_log(destination: str, wall_clock: Callable[[], float]) -> AccessLog | None:
-    """`destination` is "stdout", "off" (None is returned) or a path. Raises OSError for a bad path."""
+    """`destination` is as in the configuration: "-" for standard output, "off" (gives None) or a path.
+
+    Raises OSError for a path that cannot be opened.
+    """
     if destination == "off":
         return None
-    sink = stdout_sink if destination == "stdout" else file_sink(destination)
+    sink = stdout_sink if destination == "-" else file_sink(destination)
     return AccessLog(LineWriter(sink), wall_clock)
 
 

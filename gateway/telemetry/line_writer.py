@@ -16,9 +16,10 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 # The writer wakes at most this often, unless much is waiting: each wake takes the interpreter's lock
-# from the event loop for a moment.
+# from the event loop for a moment. At 256 KiB a line costs a fifth less CPU than at 64 KiB; at 1 MiB no
+# less, but the event loop stands still longer.
 PAUSE_S = 0.1
-URGENT_BYTES = 64 * 1024
+URGENT_BYTES = 256 * 1024
 MAX_LINES_PER_WRITE = 1000
 STDOUT_FD = 1
 

@@ -1,0 +1,90 @@
+"""Settings in the terms of the core and of the data plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import BackendEndpoint, Config, UpstreamTls, clusters_of, endpoints_of, parse
+from gateway.core.fleet import Fleet, FleetConfigured
+from gateway.core.model import Backend, Cluster
+
+TEXT = """
+tiers: [near, far]
+clusters:
+  - name: eu
+    limit: 64
+    weight: 2
+    models: {llama: org/Llama, "qwen-*": qwen}
+    backends:
+      - http://10.0.0.1
+      - {url: "https://[fe80::1]:8443/engine/", limit: 32, weight: 0.5}
+    auth: {header: X-Api-Key, value: hunter2}
+    tls: {server_name: engines.example}
+  - name: us
+    tier: far
+    backends: [{url: https://us.example, limit: 4}]
+    auth: {pass_client: true}
+"""
+
+
+@pytest.fixture
+def config() -> Config:
+    return parse(TEXT, "g.yaml", ".", {})
+
+
+def test_clusters_in_the_terms_of_the_core(config: Config) -> None:
+    assert clusters_of(config) == (
+        Cluster(
+            "eu",
+            "near",
+            (
+                Backend("eu@10.0.0.1:80", "http://10.0.0.1", 64),
+                Backend("eu@[fe80::1]:8443/engine", "https://[fe80::1]:8443/engine", 32, 0.5),
+            ),
+            {"llama": "org/Llama", "qwen-*": "qwen"},
+            2.0,
+        ),
+        Cluster("us", "far", (Backend("us@us.example:443", "https://us.example", 4),)),
+    )
+
+
+def test_endpoints_for_the_data_plane(config: Config) -> None:
+    plain, secure, provider = endpoints_of(config).values()
+    assert plain == BackendEndpoint(
+        "eu@10.0.0.1:80", "http", "10.0.0.1", 80, b"", b"10.0.0.1", None, b"X-Api-Key", b"hunter2"
+    )
+    assert secure == BackendEndpoint(
+        "eu@[fe80::1]:8443/engine",
+        "https",
+        "fe80::1",
+        8443,
+        b"/engine",
+        b"[fe80::1]:8443",
+        UpstreamTls("engines.example"),
+        b"X-Api-Key",
+        b"hunter2",
+    )
+    assert provider == BackendEndpoint(
+        "us@us.example:443", "https", "us.example", 443, b"", b"us.example", UpstreamTls("us.example"),
+        pass_client=True,
+    )  # fmt: skip
+
+
+def test_each_backend_has_its_endpoint_and_the_fleet_takes_them(config: Config) -> None:
+    fleet = Fleet()
+    fleet.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy), now_s=0.0)
+    assert set(fleet.view.backends) == set(endpoints_of(config))
+    assert {id_: endpoint.backend_id for id_, endpoint in endpoints_of(config).items()} == {
+        id_: id_ for id_ in fleet.view.backends
+    }
+
+
+def test_no_secret_shows_in_an_endpoint(config: Config) -> None:
+    assert "hunter2" not in repr(endpoints_of(config))
+
+
+def test_one_backend_in_two_clusters_has_two_ids(tmp_path: Path) -> None:
+    text = "clusters:\n- {name: a, limit: 1, backends: [http://x]}\n- {name: b, limit: 1, backends: [http://x]}\n"
+    assert list(endpoints_of(parse(text, "g.yaml", tmp_path, {}))) == ["a@x:80", "b@x:80"]

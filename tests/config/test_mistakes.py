@@ -1,0 +1,315 @@
+"""Each mistake gives one exact line: file, line, path, what is wrong, what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from gateway.config import ConfigError, parse
+
+WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
+NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
+KNOWN_AT_TOP = (
+    "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
+    "max_body, max_buffered, paths, pool, retry, tiers, timeouts, tls"
+)
+GOOD_CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
+
+
+def mistakes(text: str, base_dir: Path | str = ".", **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(dedent(text), "g.yaml", base_dir, environment)
+    return str(caught.value).split("\n")
+
+
+def at_top(line: str) -> str:
+    return f"{line}\n{GOOD_CLUSTERS}"
+
+
+def in_cluster(line: str) -> str:
+    return f"clusters:\n  - name: here\n    limit: 8\n    {line}\n    backends: [http://a:1]\n"
+
+
+def with_backend(backend: str) -> str:
+    return f"clusters:\n  - name: here\n    limit: 8\n    backends:\n      - {backend}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lissten: 1", "lissten: unknown key; did you mean 'listen'?"),
+        ("listen: 8080", "listen: must be host:port; did you mean '127.0.0.1:8080'?"),
+        ("listen: :8080", "listen: must be host:port; did you mean '127.0.0.1:8080'?"),
+        ("listen: localhost", "listen: has no port: 'localhost'; did you mean 'localhost:8080'?"),
+        (
+            "listen: '::1:8080'",
+            "listen: must be host:port, not '::1:8080'; write 127.0.0.1:8080 or '[::1]:8080'",
+        ),
+        ("listen: 127.0.0.1:65536", "listen: has a port outside 0-65535: 65536"),
+        ("listen: 127.0.0.300:80", "listen: is not an IPv4 address: '127.0.0.300'"),
+        ("listen: [127.0.0.1:80]", "listen: must be one value, not a list"),
+        ("listen:", "listen: has no value; give it one, or remove the key"),
+        ("listen: ~", "listen: has no value; give it one, or remove the key"),
+        ("listen: 0.0.0.0:9090", "listen: must differ from the admin port's 127.0.0.1:9090"),
+        ("access_log: false", "access_log: must be '-', 'off' or a file, not false; did you mean 'off'?"),
+        ("access_log: stdout", "access_log: must be '-', 'off' or a file, not stdout; did you mean '-'?"),
+        (
+            "access_log: nowhere/a.log",
+            "access_log: file 'nowhere/a.log' is in a directory that does not exist",
+        ),
+        ("access_log: .", "access_log: file '.' is a directory"),
+        ("expose_routing: maybe", "expose_routing: must be true or false, not maybe"),
+        (
+            'expose_routing: "true"',
+            "expose_routing: must be true or false, not the text 'true'; remove the quotes",
+        ),
+        ("max_body: 32MB", "max_body: has an unknown unit 'MB'; did you mean '32MiB'?"),
+        ("max_body: 32x", "max_body: has an unknown unit 'x'; use KiB, MiB or GiB"),
+        ("max_body: -1", "max_body: must be a size, not '-1'; write bytes, or a number with KiB, MiB or GiB"),
+        ("max_body: 0", "max_body: must be at least 1, not 0"),
+        ("max_body: 0.3", "max_body: must be a whole number of bytes, not '0.3'"),
+        ("max_body: 2GiB", "max_buffered: must be at least max_body, 2GiB"),
+        ("drain_timeout: 30", "drain_timeout: must have a unit, not '30'; did you mean '30s'?"),
+        ("drain_timeout: 10:30", f"drain_timeout: must be a duration, not '10:30'; {WRITE_DURATION}"),
+        ("drain_timeout: .inf", f"drain_timeout: must be a duration, not '.inf'; {WRITE_DURATION}"),
+        ("drain_timeout: 30sec", "drain_timeout: has an unknown unit 'sec'; use ms, s, m or h"),
+        ("drain_timeout: 169h", "drain_timeout: must be at most 168h, not 169h"),
+        ("tiers: primary", "tiers: must be a list, not one value; begin each entry with '- '"),
+        ("tiers: []", "tiers: must have at least 1 entry"),
+        ("tiers: [a, b, a]", "tiers[2]: is listed twice; remove one"),
+        (
+            "tiers: [primary, Spot]",
+            "tiers[1]: must be of a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
+        ),
+        (
+            "cluster_policy: wieght",
+            "cluster_policy: must be one of least_loaded, weight; did you mean 'weight'?",
+        ),
+        ("paths: [my/x]", "paths[0]: must start with '/', not 'my/x'; did you mean '/my/x'?"),
+        ("paths: [/a/*/b]", "paths[0]: may hold '*' only as its last segment, not '/a/*/b'; write /my/*"),
+        ("paths: [/a*]", "paths[0]: may hold '*' only as its last segment, not '/a*'; write /my/*"),
+        ("paths: [/a/../b]", f"paths[0]: is not a plain path: '/a/../b'; {NO_SEGMENTS}"),
+        ("paths: [/a//b]", f"paths[0]: is not a plain path: '/a//b'; {NO_SEGMENTS}"),
+        ("paths: [/a/%2e%2e]", f"paths[0]: is not a plain path: '/a/%2e%2e'; {NO_SEGMENTS}"),
+        ("paths: ['/a?b']", f"paths[0]: is not a plain path: '/a?b'; {NO_SEGMENTS}"),
+        ("timeouts: {stall: 0s}", "timeouts.stall: must be at least 1ms, not 0s"),
+        ("timeouts: 30s", "timeouts: must be a mapping, not one value"),
+        ("retry: {attempts: 0}", "retry.attempts: must be at least 1, not 0"),
+        ("pool: {max_idle: -1}", "pool.max_idle: must be at least 0, not -1"),
+        (
+            "admin: {listen: 0.0.0.0:9091}",
+            "admin.listen: must be loopback without a token, not 0.0.0.0:9091; "
+            "add token_file, or listen on 127.0.0.1:9091",
+        ),
+        (
+            "admin: {token_file: gone}",
+            "admin.token_file: file 'gone' does not exist; paths are relative to the configuration file",
+        ),
+        ("admin: {token_file: .}", "admin.token_file: '.' is not a file"),
+        ("hold: {max_wait: 1s}", f"hold: unknown key; {KNOWN_AT_TOP}"),
+        ("on: 1", f"on: unknown key; {KNOWN_AT_TOP}"),
+    ],
+)
+def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
+    assert mistakes(at_top(line), tmp_path) == [f"g.yaml:1: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lmit: 8", "lmit: unknown key; did you mean 'limit'?"),
+        ("Tier: spot", "Tier: unknown key; did you mean 'tier'?"),
+        ("tier: spt", "tier: must be one of the tiers (primary, backup, spot), not spt"),
+        ("weight: 0", "weight: must be above 0, not 0"),
+        ("weight: .nan", "weight: must be a number, not .nan"),
+        ("weight: .inf", "weight: must be a number, not .inf"),
+        ("weight: 1e999", "weight: must be a number, not 1e999"),
+        ('weight: "2"', "weight: must be a number, not the text '2'; remove the quotes"),
+        ("weight: 2e6", "weight: must be at most 1000000, not 2000000"),
+        ("models: []", "models: must have at least 1 entry; leave the key out to serve any model"),
+        ("models: llama", "models: must be a list of names, or a map, not one value; write [name]"),
+        ("models: [a, a]", "models[1]: is listed twice; remove one"),
+        ("models: ['q[ab]*']", "models[0]: pattern 'q[ab]*' holds '?', '[' or ']'; only '*' is a wildcard"),
+        ("models: {a: 'b-*'}", "models.a: must be one model, not the pattern 'b-*'"),
+        ("models: {a: }", "models.a: has no value; write the name that the backends know"),
+        ("models: [[a]]", "models[0]: must be one value, not a list"),
+        ("auth: {}", "auth: has no effect; give value_file or value, or set pass_client: true"),
+        ("auth: {header: X-Key}", "auth: has no effect; give value_file or value, or set pass_client: true"),
+        (
+            "auth: {value: x, header: Host}",
+            "auth.header: must not be Host; the gateway writes that header itself",
+        ),
+        ("auth: {value: x, header: 'A B'}", "auth.header: must be a header name, not A B"),
+        (
+            'auth: {value: "a\\r\\nb: c"}',
+            "auth.value: holds a line break; only visible ASCII may go into a header",
+        ),
+        (
+            'auth: {value: "a\\0"}',
+            "auth.value: holds a control character; only visible ASCII may go into a header",
+        ),
+        (
+            "auth: {value: schlüssel}",
+            "auth.value: holds a character outside ASCII; only visible ASCII may go into a header",
+        ),
+        ("auth: {value: ''}", "auth.value: is empty; a secret needs at least one character"),
+        ("tls: {server_name: a.example}", "tls: has no effect; no backend of the cluster has an https URL"),
+    ],
+)
+def test_a_mistake_in_a_cluster(line: str, expected: str) -> None:
+    assert mistakes(in_cluster(line)) == [f"g.yaml:4: clusters[0].{expected}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", "must be at least 1, not 0"),
+        ("-3", "must be at least 1, not -3"),
+        ("1000001", "must be at most 1000000, not 1000001"),
+        ('"8"', "must be a whole number, not the text '8'; remove the quotes"),
+        ("'many'", "must be a whole number, not the text 'many'"),
+        ("8.0", "must be a whole number, not 8.0; did you mean 8?"),
+        ("8.5", "must be a whole number, not 8.5"),
+        ("1e3", "must be a whole number, not 1e3; did you mean 1000?"),
+        ("010", "must be a whole number, not 010; did you mean 10?"),
+        ("0o10", "must be a whole number, not 0o10"),
+        ("1_000", "must be a whole number, not 1_000; did you mean 1000?"),
+        ("10:30", "must be a whole number, not 10:30"),
+        (".nan", "must be a whole number, not .nan"),
+        (".inf", "must be a whole number, not .inf"),
+        ("1e999", "must be a whole number, not 1e999"),
+        ("yes", "must be a whole number, not yes"),
+        ("{auto: {min: 4}}", "must be one value, not a mapping"),
+        ("9" * 5000, "must be a whole number, not " + "9" * 57 + "..."),
+        ("", "has no value; give it one, or remove the key"),
+    ],
+)
+def test_a_limit_that_is_none(value: str, expected: str) -> None:
+    text = f"clusters:\n  - name: here\n    limit: {value}\n    backends: [http://a:1]\n"
+    assert mistakes(text) == [f"g.yaml:3: clusters[0].limit: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("a:1", "must begin with http:// or https://; did you mean 'http://a:1'?"),
+        ("ftp://a:1", "must begin with http:// or https://"),
+        ("http://", "has no valid host; write http://host:port, an IPv6 address in brackets"),
+        ("http://u:secret@a:1", "must not hold a user or password; put credentials under 'auth'"),
+        ("u:secret@a:1", "must begin with http:// or https://"),
+        ("http://a:1?x=secret", "must not hold a query or fragment; remove all from '?' or '#' on"),
+        ("http://a:1/#x", "must not hold a query or fragment; remove all from '?' or '#' on"),
+        ("http://a:0", "has a port outside 1-65535: 0"),
+        ("http://a:port", "has no valid host; write http://host:port, an IPv6 address in brackets"),
+        ("http://::1:80", "has no valid host; write http://host:port, an IPv6 address in brackets"),
+        ('"http://[::g]:80"', "has no valid host; write http://host:port, an IPv6 address in brackets"),
+        ('"http://[1:2]:80"', "is not an IPv6 address: '1:2'"),
+        ("http://a_b..c:1", "has no valid host: 'a_b..c'"),
+        ('"http://a b:1"', "has no valid host: 'a b'"),
+        ("http://a:1/v1", "must not end in /v1; drop /v1: the client's path is passed on"),
+        ("http://a:1/x/v1/", "must not end in /v1; drop /v1: the client's path is passed on"),
+        (
+            "http://a:1/v1/chat/completions",
+            "must not end in /v1/chat/completions; drop /v1: the client's path is passed on",
+        ),
+        ("http://a:1/x/../y", "has no plain path: '/x/../y'; no empty or dot segments, '%' or spaces"),
+        ("http://a:1//x", "has no plain path: '//x'; no empty or dot segments, '%' or spaces"),
+        ('"http://a:1/\\r\\nx"', "holds a control character or one that cannot be shown; remove it"),
+        ('"\\ud800"', "holds a control character or one that cannot be shown; remove it"),
+        ("''", "must not be empty"),
+        ("[http://a:1]", "must be a mapping, not a list"),
+    ],
+)
+def test_a_url_that_is_none(backend: str, expected: str) -> None:
+    assert mistakes(with_backend(backend)) == [f"g.yaml:5: clusters[0].backends[0]: {expected}"]
+
+
+def test_the_url_in_a_mapping_is_named_by_its_key() -> None:
+    found = mistakes(with_backend("{url: ftp://a, weight: 0}"))
+    assert found == [
+        "g.yaml:5: clusters[0].backends[0].url: must begin with http:// or https://",
+        "g.yaml:5: clusters[0].backends[0].weight: must be above 0, not 0",
+    ]
+
+
+def test_a_backend_listed_twice_whatever_its_spelling() -> None:
+    text = """\
+        clusters:
+          - name: here
+            limit: 8
+            backends:
+              - http://a/x
+              - http://b
+              - url: http://A:80/x/
+                weight: 2
+        """
+    assert mistakes(text) == [
+        "g.yaml:7: clusters[0].backends[2]: is listed twice in the cluster; "
+        "raise its weight and limit instead"
+    ]
+
+
+def test_what_is_required() -> None:
+    assert mistakes("listen: 127.0.0.1:1\n") == ["g.yaml:1: clusters: is required"]
+    assert mistakes("clusters: []\n") == ["g.yaml:1: clusters: must have at least 1 entry"]
+    assert mistakes("clusters:\n  - {}\n") == [
+        "g.yaml:2: clusters[0].name: is required",
+        "g.yaml:2: clusters[0].backends: is required",
+    ]
+    assert mistakes("clusters:\n  - {name: a, backends: ['http://a', {url: 'http://b', limit: 1}]}\n") == [
+        "g.yaml:2: clusters[0].limit: is required; or give every backend its own limit"
+    ]
+    assert mistakes(with_backend("{limit: 3}")) == ["g.yaml:5: clusters[0].backends[0].url: is required"]
+
+
+def test_a_misspelled_required_key_is_one_mistake_not_two() -> None:
+    text = "clusters:\n  - nmae: here\n    lmit: 8\n    backends: [http://a:1]\n"
+    assert mistakes(text) == [
+        "g.yaml:2: clusters[0].nmae: unknown key; did you mean 'name'?",
+        "g.yaml:3: clusters[0].lmit: unknown key; did you mean 'limit'?",
+    ]
+
+
+def test_a_bad_limit_does_not_count_as_missing() -> None:
+    text = "clusters:\n  - {name: a, limit: 0, backends: [http://a]}\n"
+    assert mistakes(text) == ["g.yaml:2: clusters[0].limit: must be at least 1, not 0"]
+
+
+def test_names_and_tiers_are_compared_across_clusters() -> None:
+    text = """\
+        tiers: [near, far]
+        clusters:
+          - {name: a, limit: 1, backends: [http://a]}
+          - {name: b, limit: 1, backends: [ftp://b]}
+          - {name: a, limit: 1, backends: [http://c], tier: spot}
+        """
+    assert mistakes(text) == [
+        "g.yaml:4: clusters[1].backends[0]: must begin with http:// or https://",
+        "g.yaml:5: clusters[2].name: must be unique: there is another cluster a",
+        "g.yaml:5: clusters[2].tier: must be one of the tiers (near, far), not spot",
+    ]
+
+
+def test_bad_tiers_make_no_cluster_wrong() -> None:
+    text = "tiers: [Near]\nclusters:\n  - {name: a, limit: 1, tier: near, backends: [http://a]}\n"
+    assert [one.split(": ")[1] for one in mistakes(text)] == ["tiers[0]"]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+        listen: 8080
+        timeouts: {stall: 0s, frist_byte: 1s}
+        clusters:
+          - name: Here
+            limit: "8"
+            backends: [http://a:1/v1, http://b]
+        max_body: 1KB
+        """
+    assert [int(one.split(":")[1]) for one in mistakes(text)] == [1, 2, 2, 4, 5, 6, 7]
+
+
+def test_a_long_value_makes_no_long_message() -> None:
+    (found,) = mistakes(with_backend("http://" + "a" * 10_000))
+    assert len(found) < 300
