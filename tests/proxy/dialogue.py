@@ -300,7 +300,9 @@ class Client:
         status_line, *lines = head.decode("latin-1").split("\r\n")[:-2]
         version, status, reason = status_line.split(" ", 2)
         assert version == "HTTP/1.1"
-        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        headers = [
+            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
+        ]
         fields = dict(headers)
         assert len([name for name, _ in headers if name in ("content-length", "transfer-encoding")]) <= 1
         chunks: list[bytes] = []
