@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 
+from gateway.proxy.chunks import ChunkedBody
 from gateway.proxy.errors import Refusal, body_too_large, malformed
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, read_request_head
+from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
 from gateway.proxy.paths import Endpoint
 from gateway.proxy.repeats import RepeatedHead
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane
 
 MAX_PIPELINED = 16
-# Framing bytes (chunk sizes, extensions, trailers) a chunked body may cost beyond honest tiny chunks.
+# Framing bytes (size lines, extensions, trailers) a chunked body may cost beyond honest tiny chunks.
 MAX_FRAMING_BYTES = 16 * 1024
 # A client that was refused is read from, into nothing, so that a reset does not eat the answer.
 LINGER_S = 2.0
@@ -45,25 +46,25 @@ class DownstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_chunks",
         "_endpoint",
         "_exchange",
-        "_fed_bytes",
         "_framing_head",
         "_head",
-        "_head_bytes",
         "_headers",
         "_is_begun",
         "_is_closing",
         "_is_paused_for_budget",
         "_is_upgrade",
+        "_owed_bytes",
         "_owes_continue",
         "_parser",
         "_plane",
+        "_raw_head",
         "_refusal",
         "_repeated",
         "_repeated_endpoint",
         "_repeated_head",
-        "_segment",
         "_unread",
         "_url",
         "_waiting",
@@ -83,7 +84,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._is_closing = False
         self._is_paused_for_budget = False
         self._framing_head = False
-        self._segment = b""
+        self._owed_bytes = 0
         self._repeated = RepeatedHead()
         self._repeated_head: RequestHead | None = None
         self._repeated_endpoint: Endpoint | None = None
@@ -103,8 +104,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._refusal: Refusal | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._head_bytes = 0
-        self._fed_bytes = 0
+        self._raw_head = b""
+        self._chunks: ChunkedBody | None = None
         self._is_begun = False
         self._is_upgrade = False
         self._owes_continue = False
@@ -125,6 +126,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if (
             self._exchange is None
+            and self.paused_since_s is None
             and not self._is_begun
             and not self._unread
             and (body_start := self._repeated.body_start(data))
@@ -133,12 +135,10 @@ class DownstreamConnection(asyncio.Protocol):
             body = data[body_start:]
             self._plane.take_bytes(len(body))
             self._start(Request(self._repeated_head, self._repeated_endpoint, body, self._plane.clock()))
-        # The count is a cheap upper bound of the requests that may end in this segment.
-        elif self._unread or self._waiting or data.count(b"\r\n\r\n") > MAX_PIPELINED:
-            self._unread += data
-            self._read_on()
+        elif self._unread:
+            self._unread += data  # came before the pause of reading took hold
         else:
-            self._feed(data)
+            self._read(data)
 
     def eof_received(self) -> bool:
         return False  # a half-closed client counts as gone (FAULTS SL-03)
@@ -161,37 +161,45 @@ class DownstreamConnection(asyncio.Protocol):
         self.paused_since_s = None
         if self._exchange is not None:
             self._exchange.resume()
+        elif not self._is_closing or self._waiting:
+            self._go_on()
 
     # --- reading -------------------------------------------------------------------------------------
 
-    def _read_on(self) -> None:
-        """Feeds what is unread, as long as there is room for requests; else stops reading."""
-        while self._unread and not self._is_closing:
-            if len(self._waiting) >= MAX_PIPELINED:
+    def _read(self, data: bytes) -> None:
+        """Feeds a segment part by part, as long as there is room for requests; else stops reading."""
+        at, end = 0, len(data)
+        while at < end and not self._is_closing:
+            if len(self._waiting) >= MAX_PIPELINED and not self._is_begun:
+                self._unread = data[at:]
                 self.transport.pause_reading()
                 return
-            cut = self._cut_after(MAX_PIPELINED)
-            data, self._unread = self._unread[:cut], self._unread[cut:]
-            self._feed(data)
-        if not self._is_closing and not self._is_paused_for_budget:
-            self.transport.resume_reading()
+            part_end = self._part_end(data, at)
+            part = data[at:part_end] if at or part_end < end else data
+            at = part_end
+            if self._head is None:
+                self._raw_head = self._raw_head + part if self._raw_head else part
+                if len(self._raw_head) > MAX_HEAD_BYTES:
+                    self._refuse_and_close(malformed("The request head is too large.", status=431))
+                    return
+            self._feed(part)
 
-    def _cut_after(self, count: int) -> int:
-        """Where at most `count` requests end."""
-        at = 0
-        for _ in range(count):
-            found = self._unread.find(b"\r\n\r\n", at)
-            if found < 0:
-                return len(self._unread)
-            at = found + 4
-        return at
+    def _part_end(self, data: bytes, at: int) -> int:
+        """Where the head, the body, or the piece of a chunked body that goes on at `at` ends."""
+        head = self._head
+        if head is None:
+            begun = self._raw_head[-3:]  # a part of the blank line may have come before
+            found = (begun + data).find(b"\r\n\r\n", at) if begun else data.find(b"\r\n\r\n", at)
+            return found + 4 - len(begun) if found >= 0 else len(data)
+        if self._chunks is not None:
+            return self._chunks.part_end(data, at)
+        return min(len(data), at + (head.content_length or 0) - self._body_bytes)
 
-    def _feed(self, data: bytes) -> None:
-        self._segment = b"" if self._is_begun else data
+    def _feed(self, part: bytes) -> None:
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._read_without_upgrade(data[upgrade.args[0] :])
+            self._parser.feed_data(part)
+        except httptools.HttpParserUpgrade:
+            self._read_without_upgrade()
         except httptools.HttpParserCallbackError as error:
             # Raised by a callback below, on purpose.
             refusal = error.__context__
@@ -200,26 +208,13 @@ class DownstreamConnection(asyncio.Protocol):
             self._refuse_and_close(refusal)
         except httptools.HttpParserError as error:
             self._refuse_and_close(malformed(f"The request is not valid HTTP/1.1: {error}."))
-        if self._is_begun:
-            self._check_unfinished(len(data))
-
-    def _check_unfinished(self, fed_bytes: int) -> None:
-        """The segment ended inside a request: caps and deadlines for what is still to come."""
-        if self._is_closing:
-            return
-        if self._head is None:
-            self._head_bytes += fed_bytes
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse_and_close(malformed("The request head is too large.", status=431))
-        else:
-            self._fed_bytes += fed_bytes
-            if (
-                self._head.is_chunked
-                and self._fed_bytes > MAX_HEAD_BYTES + MAX_FRAMING_BYTES + 8 * self._body_bytes
-            ):
+        if (chunks := self._chunks) is not None and not self._is_closing:
+            if chunks.promised_bytes > self._plane.max_body_bytes:
+                self._refuse_and_close(body_too_large(self._plane.max_body_bytes))
+            elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self._body_bytes:
                 self._refuse_and_close(malformed("Too much chunk framing for the body it carries."))
 
-    def _read_without_upgrade(self, rest: bytes) -> None:
+    def _read_without_upgrade(self) -> None:
         """An Upgrade is not followed: what comes after the head is read as the framing says.
 
         llhttp stops at such a head. A fresh parser is told the framing alone, then reads on.
@@ -232,8 +227,6 @@ class DownstreamConnection(asyncio.Protocol):
             self._framing_head = True
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
             self._framing_head = False
-        if rest:
-            self._feed(rest)
 
     # --- httptools -----------------------------------------------------------------------------------
 
@@ -255,8 +248,12 @@ class DownstreamConnection(asyncio.Protocol):
         if self._framing_head:
             return
         parser = self._parser
-        head = read_request_head(parser.get_method(), self._url, parser.get_http_version(), self._headers)
+        method, version = parser.get_method(), parser.get_http_version()
+        check_request_line(self._raw_head, b"%b %b HTTP/%b\r\n" % (method, self._url, version.encode()))
+        head = read_request_head(method, self._url, version, self._headers)
         self._head = head
+        if head.is_chunked:
+            self._chunks = ChunkedBody()
         self._headers = []
         if self._exchange is None and head.has_body:
             self.deadline_s = self._plane.clock() + self._plane.timeouts.request_body_s
@@ -290,7 +287,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._is_upgrade:
             self._is_upgrade = False  # the body comes yet: see _read_without_upgrade
             return
-        if (head := self._head) is not None and self._refusal is None and head.may_repeat and self._segment:
+        if (head := self._head) is not None and self._refusal is None and head.may_repeat:
             self._remember(head)
         body = self._body
         whole = body[0] if len(body) == 1 else b"".join(body)
@@ -299,16 +296,15 @@ class DownstreamConnection(asyncio.Protocol):
         self._accept(request)
 
     def _remember(self, head: RequestHead) -> None:
-        """The request began with its segment: the next one with the same head need not be parsed."""
-        self._repeated.learn(self._segment)
+        """The next request with the same head need not be parsed."""
+        self._repeated.learn(self._raw_head)
         self._repeated_head = head
         self._repeated_endpoint = self._endpoint
-        self._segment = b""  # what follows in it does not begin with this head
 
     # --- taking turns --------------------------------------------------------------------------------
 
     def _accept(self, request: Request) -> None:
-        if self._exchange is None:
+        if self._exchange is None and self.paused_since_s is None:
             self._start(request)
         else:
             self._waiting.append(request)
@@ -325,17 +321,29 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if not keeps_alive:
             self._close_gently()
-        elif self._waiting:
-            self._start(self._waiting.popleft())
-            if self._unread:
-                self._read_on()
-        elif self._unread:
-            self._read_on()
         else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """The next request's turn, unless the client has answers to read first."""
+        if self.paused_since_s is not None:
+            self.deadline_s = self.paused_since_s + self._plane.timeouts.write_s
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        elif not self._unread:
             self._wait_for_more()
+        if self._unread and not self._waiting and not self._is_closing:
+            data, self._unread = self._unread, b""
+            self._read(data)
+            if not self._unread and not self._is_paused_for_budget:
+                self.transport.resume_reading()
 
     def _wait_for_more(self) -> None:
         """Nothing is left to answer: the next request may come, or the one that has begun may end."""
+        if self._plane.is_draining and not self._is_begun:
+            self._close_gently()
+            return
         timeouts = self._plane.timeouts
         self.deadline_s = self._plane.clock() + (
             timeouts.request_body_s if self._is_begun else timeouts.keep_alive_s
@@ -376,12 +384,17 @@ class DownstreamConnection(asyncio.Protocol):
     def read_again(self) -> None:
         """There is room for body bytes again."""
         self._is_paused_for_budget = False
-        if not self._is_closing and len(self._waiting) < MAX_PIPELINED:
+        if not self._is_closing and not self._unread:
             self.transport.resume_reading()
 
     def expire(self) -> None:
         """The deadline has passed: the client did not finish a request, or did not send one."""
-        if self._is_begun and not self._is_closing:
+        owed_bytes = self.transport.get_write_buffer_size()
+        if owed_bytes and owed_bytes != self._owed_bytes:
+            # It still reads an answer, slowly: only who reads nothing for this long is given up.
+            self._owed_bytes = owed_bytes
+            self.deadline_s = self._plane.clock() + self._plane.timeouts.write_s
+        elif self._is_begun and not self._is_closing:
             self._refuse_and_close(
                 Refusal(408, "invalid_request", "The request did not end in time.", closes=True)
             )
@@ -395,6 +408,7 @@ class DownstreamConnection(asyncio.Protocol):
     def cut(self) -> None:
         """Ends the connection so that the client sees a truncated answer."""
         self._is_closing = True
+        self.deadline_s = self._plane.clock() + self._plane.timeouts.write_s  # for what it has yet to read
         self.transport.close()
 
     def __repr__(self) -> str:

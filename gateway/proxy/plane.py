@@ -101,6 +101,8 @@ class DataPlane:
 
     async def close(self) -> None:
         self._sweeper.cancel()
+        for server in self._servers:
+            server.close()
         for connection in tuple(self._connections):
             connection.transport.abort()
         for pool in self.pools.values():
