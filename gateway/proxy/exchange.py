@@ -254,9 +254,7 @@ class Exchange:
         if self.is_committed:
             self._has_progressed = True
             self.record.bytes_out += len(chunk)
-            self._connection.transport.write(
-                b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk
-            )
+            self._connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk)
         else:
             self._take_first(chunk)
 
@@ -314,13 +312,13 @@ class Exchange:
             self._upstream.pause()
         first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
         record.bytes_out = len(chunk)
-        connection.transport.write(
+        connection.write(
             answers.answer_head(head, self, lease.candidate if plane.exposes_routing else None) + first
         )
 
     def _complete(self) -> None:
         if self._is_chunked:
-            self._connection.transport.write(b"0\r\n\r\n")
+            self._connection.write(b"0\r\n\r\n")
         self._end_attempt(Reason.COMPLETED)
 
     def _end_attempt(self, reason: Reason) -> None:
@@ -340,7 +338,7 @@ class Exchange:
             if head.is_event_stream and self._is_chunked and not head.is_encoded:
                 # The blank line first: the event before it may have been cut in its middle.
                 event = b"\n\ndata: %b\n\n" % refusal.body()
-                self._connection.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+                self._connection.write(b"%x\r\n%b\r\n" % (len(event), event))
             self._keeps_alive = False
             self._connection.cut()
         outcome = Outcome.of(reason if head.status < 400 else _reason_of_status(head.status))
@@ -366,7 +364,7 @@ class Exchange:
         if self.record.outcome is None:
             self.record.outcome = SUCCESS
         if not self._connection.transport.is_closing():
-            self._connection.transport.write(answers.local_answer(answer, self))
+            self._connection.write(answers.local_answer(answer, self))
 
     def _settle(self, outcome: Outcome) -> None:
         """Lets go of the backend: the upstream is closed if it still works for us, the lease given back."""
