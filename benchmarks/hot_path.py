@@ -36,8 +36,9 @@ clusters:
 """
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 630}]}).encode()
 HEADERS = (
-    b"Host: gw.local\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
-    b"User-Agent: OpenAI/Python 2.0\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n"
+    b"Host: gw.local\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
+    b"Connection: keep-alive\r\nUser-Agent: OpenAI/Python 2.0\r\n"
+    b"Authorization: Bearer secret\r\nContent-Type: application/json\r\n"
 )
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (HEADERS, len(BODY), BODY)
 ANSWER = (
@@ -117,8 +118,8 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     gateway, downstream, upstream = await rig()

@@ -26,6 +26,7 @@ from gateway.core.fleet import (
 )
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.upstream import pools_of
+from gateway.proxy.writes import WriteBatch
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
 from gateway.telemetry.exposition import Exposition, GaugeSources
@@ -48,12 +49,14 @@ class Gateway:
         self._metrics = Metrics()
         self._state = GatewayState.STARTING
         self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
-        self._pools = pools_of(config, endpoints_of(config), self._clock)
+        writes = WriteBatch(asyncio.get_running_loop())
+        self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
         self._stopped = asyncio.Event()
         self._plane = DataPlane(
             config,
             self._pools,
+            writes,
             Surroundings(
                 view=self._fleet.view,
                 apply=self.apply,

@@ -78,7 +78,7 @@ def _undrain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], 
     return drain_command.run_undrain
 
 
-_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]]] = {
+VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]]] = {
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"spillway {version('spillway')}")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     runs: dict[str, Callable[[argparse.Namespace], int]] = {}
-    for verb, (summary, prepare) in _VERBS.items():
+    for verb, (summary, prepare) in VERBS.items():
         child = verbs.add_parser(verb, help=summary, description=summary.capitalize() + ".")
         if verb in words[:1]:  # only the verb that is used is imported: the server stays small
             runs[verb] = prepare(child)

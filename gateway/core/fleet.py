@@ -39,15 +39,18 @@ class AttemptStarted(NamedTuple):
 
 
 class FirstByteSeen(NamedTuple):
-    """The first body byte of a good answer came `ttft_s` after the request was sent."""
+    """The first body byte of a good answer came `ttft_s` after the attempt began; more is to come."""
 
     backend_id: str
     ttft_s: float
 
 
 class AttemptFinished(NamedTuple):
+    """`ttft_s` is that of a good answer whose first byte no FirstByteSeen has told of."""
+
     backend_id: str
     outcome: Outcome
+    ttft_s: float | None = None
 
 
 class Drained(NamedTuple):
@@ -311,6 +314,8 @@ class Fleet:
         if state is not None:
             assert state.in_flight > 0, f"{state}: finished more often than started"
             state.in_flight -= 1
+            if event.ttft_s is not None:
+                state.latency.observe(event.ttft_s, now_s)
             state.slot_gap.slot_freed(now_s)
             if state.in_flight == 0:
                 self._leaving.pop(event.backend_id, None)

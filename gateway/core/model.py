@@ -38,22 +38,27 @@ class Reason(StrEnum):
     BAD_RESPONSE = "bad_response"
 
 
-class Outcome(NamedTuple):
-    """One verdict with its reason."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One verdict with its reason. There is one object for each reason: see `of`."""
 
     verdict: Verdict
     reason: Reason
 
     @classmethod
-    def ignored(cls, reason: Reason) -> Outcome:
-        return cls(Verdict.IGNORED, reason)
-
-    @classmethod
-    def dropped(cls, reason: Reason) -> Outcome:
-        return cls(Verdict.DROPPED, reason)
+    def of(cls, reason: Reason) -> Outcome:
+        """What an attempt that ended for `reason` teaches."""
+        return SUCCESS if reason is Reason.COMPLETED else _OUTCOMES[reason]
 
 
+# The caller's own doing, a full backend and our own refusals say nothing about a backend's health.
+_IGNORED = frozenset(
+    (Reason.CLIENT_ERROR, Reason.CLIENT_LEFT, Reason.REFUSED, Reason.BACKEND_FULL, Reason.SHUTDOWN)
+)
 SUCCESS = Outcome(Verdict.SUCCESS, Reason.COMPLETED)
+_OUTCOMES = {
+    reason: Outcome(Verdict.IGNORED if reason in _IGNORED else Verdict.DROPPED, reason) for reason in Reason
+}
 
 
 @dataclass(frozen=True, slots=True)

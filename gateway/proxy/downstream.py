@@ -355,7 +355,7 @@ class DownstreamConnection(asyncio.Protocol):
         """Says 100 Continue once it is this request's turn: an answer before it must be out first."""
         if self._exchange is None:
             self._owes_continue = False
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse_and_close(self, refusal: Refusal) -> None:
         """The rest of the connection is not read; requests that came before are answered first."""
@@ -372,12 +372,17 @@ class DownstreamConnection(asyncio.Protocol):
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""
         self._is_closing = True
+        self._plane.writes.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.transport.resume_reading()
             self.deadline_s = self._plane.clock() + LINGER_S
         else:
             self.transport.close()
+
+    def write(self, data: bytes) -> None:
+        """Everything the client gets goes through here, so that it keeps its order."""
+        self._plane.writes.add(self.transport, data)
 
     # --- called by the plane -------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # A backend that says "full" or breaks before its first body byte: another one may still answer.
 _FULL_STATUSES = frozenset((429, 503))
 _BROKEN_STATUSES = frozenset((500, 502, 504))
-_CLIENT_LEFT = Outcome.ignored(Reason.CLIENT_LEFT)
+_CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 
 
 class Exchange:
@@ -45,8 +45,10 @@ class Exchange:
         "_body",
         "_connection",
         "_ended",
+        "_endpoint",
         "_first_byte_deadline_s",
         "_has_progressed",
+        "_head",
         "_held_chunks",
         "_is_chunked",
         "_is_held_whole",
@@ -55,10 +57,11 @@ class Exchange:
         "_may_retry",
         "_plane",
         "_progress_s",
-        "_request",
+        "_refusal",
         "_sent_s",
         "_task",
         "_total_deadline_s",
+        "_untold_ttft_s",
         "_upstream",
         "_waited_s",
         "is_committed",
@@ -68,9 +71,10 @@ class Exchange:
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
         self._plane = plane
         self._connection = connection
-        self._request = request
+        self._head = head = request.head
+        self._endpoint = request.endpoint
+        self._refusal = request.refusal
         self._body = request.body
-        head = request.head
         self._keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
         self._lease: Lease | None = None
         self._upstream: UpstreamConnection | None = None
@@ -84,6 +88,7 @@ class Exchange:
         self._has_progressed = False
         self._progress_s = 0.0
         self._sent_s = 0.0
+        self._untold_ttft_s: float | None = None
         self._waited_s = 0.0
         self._first_byte_deadline_s = 0.0
         self._total_deadline_s = request.received_s + plane.timeouts.total_s
@@ -100,13 +105,12 @@ class Exchange:
     def start(self) -> None:
         """What the gateway answers itself is answered at once; all else is a coroutine's story."""
         self._plane.exchanges.add(self)
-        request = self._request
-        if request.refusal is not None:
-            self._refuse(request.refusal)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
             self._finish()
-        elif request.endpoint is not None and request.endpoint.local_path is not None:
+        elif self._endpoint is not None and self._endpoint.local_path is not None:
             try:
-                self._answer(answers.local(request.endpoint, self._plane))
+                self._answer(answers.local(self._endpoint, self._plane))
             except Refusal as refusal:
                 self._refuse(refusal)
             self._finish()
@@ -145,7 +149,8 @@ class Exchange:
 
     def _make_plan(self) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
-        facts = bodies.read_facts(self._request)
+        assert self._head is not None and self._endpoint is not None
+        facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         plan = plan_route(
@@ -187,14 +192,14 @@ class Exchange:
     async def _successor(self, plan: Plan, lease: Lease, reason: Reason) -> tuple[Plan, Lease] | None:
         """The rest of the plan and a lease on it; a held answer is given up only for that."""
         if self._held_chunks is None:
-            self._settle(_outcome_of(reason))
+            self._settle(Outcome.of(reason))
         if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
             return None
         rest = plan.without(lease.candidate)
         successor = await self._plane.store.lease(rest) if rest is not None else None
         if rest is None or successor is None:
             return None
-        self._settle(_outcome_of(reason))
+        self._settle(Outcome.of(reason))
         self.record.retries += (Retry(lease.candidate.cluster, reason),)
         return rest, successor
 
@@ -222,12 +227,12 @@ class Exchange:
     def _send(
         self, connection: UpstreamConnection, pool: UpstreamPool, started_s: float
     ) -> asyncio.Future[Reason]:
-        plane, head, lease = self._plane, self._request.head, self._lease
-        assert head is not None and lease is not None
+        plane, head, endpoint, lease = self._plane, self._head, self._endpoint, self._lease
+        assert head is not None and endpoint is not None and lease is not None
         body = self._body
         target = head.target
         if (upstream_model := lease.candidate.upstream_model) is not None:
-            target, body = bodies.with_model(self._request, upstream_model)
+            target, body = bodies.with_model(head, endpoint, body, upstream_model)
         now_s = plane.clock()
         timeouts = plane.timeouts
         self._sent_s = started_s
@@ -249,9 +254,7 @@ class Exchange:
         if self.is_committed:
             self._has_progressed = True
             self.record.bytes_out += len(chunk)
-            self._connection.transport.write(
-                b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk
-            )
+            self._connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk)
         else:
             self._take_first(chunk)
 
@@ -298,24 +301,24 @@ class Exchange:
         record.overhead_s = record.ttft_s - self._waited_s
         self.is_committed = True
         self._progress_s = now_s
-        is_http_10 = self._request.head is not None and self._request.head.is_http_10
+        is_http_10 = self._head is not None and self._head.is_http_10
         if head.length is None and is_http_10:
             self._keeps_alive = False
         self._is_chunked = head.length is None and not is_http_10
         self._free_body()
         if head.status < 400:
-            plane.apply(FirstByteSeen(lease.candidate.backend.id, now_s - self._sent_s))
+            self._untold_ttft_s = now_s - self._sent_s
         if connection.paused_since_s is not None and self._upstream is not None:
             self._upstream.pause()
         first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
         record.bytes_out = len(chunk)
-        connection.transport.write(
+        connection.write(
             answers.answer_head(head, self, lease.candidate if plane.exposes_routing else None) + first
         )
 
     def _complete(self) -> None:
         if self._is_chunked:
-            self._connection.transport.write(b"0\r\n\r\n")
+            self._connection.write(b"0\r\n\r\n")
         self._end_attempt(Reason.COMPLETED)
 
     def _end_attempt(self, reason: Reason) -> None:
@@ -331,14 +334,14 @@ class Exchange:
         if reason is not Reason.COMPLETED:
             refusal = attempt_failed(reason)
             record.error_code = refusal.code
-            self._settle(_outcome_of(reason))
+            self._settle(Outcome.of(reason))
             if head.is_event_stream and self._is_chunked and not head.is_encoded:
                 # The blank line first: the event before it may have been cut in its middle.
                 event = b"\n\ndata: %b\n\n" % refusal.body()
-                self._connection.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+                self._connection.write(b"%x\r\n%b\r\n" % (len(event), event))
             self._keeps_alive = False
             self._connection.cut()
-        outcome = _outcome_of(reason if head.status < 400 else _reason_of_status(head.status))
+        outcome = Outcome.of(reason if head.status < 400 else _reason_of_status(head.status))
         record.outcome = outcome
         self._settle(outcome)
 
@@ -361,7 +364,7 @@ class Exchange:
         if self.record.outcome is None:
             self.record.outcome = SUCCESS
         if not self._connection.transport.is_closing():
-            self._connection.transport.write(answers.local_answer(answer, self))
+            self._connection.write(answers.local_answer(answer, self))
 
     def _settle(self, outcome: Outcome) -> None:
         """Lets go of the backend: the upstream is closed if it still works for us, the lease given back."""
@@ -380,13 +383,12 @@ class Exchange:
             )
             record.spill_reason = candidate.reason if candidate.tier != record.preferred_tier else None
             self._plane.store.release(lease)
-            self._plane.apply(AttemptFinished(candidate.backend.id, outcome))
+            self._plane.apply(AttemptFinished(candidate.backend.id, outcome, self._untold_ttft_s))
 
     def _free_body(self) -> None:
         """From here on nothing is repeated: a long stream need not keep its request."""
         self._plane.give_back_bytes(len(self._body))
         self._body = b""
-        self._request = self._request._replace(body=b"")
 
     def _finish(self) -> None:
         plane = self._plane
@@ -437,6 +439,10 @@ class Exchange:
         elif self._has_progressed:
             self._has_progressed = False
             self._progress_s = now_s
+            if self._untold_ttft_s is not None and self._lease is not None:
+                # A long answer: routing should not learn of its first byte only at its end.
+                self._plane.apply(FirstByteSeen(self._lease.candidate.backend.id, self._untold_ttft_s))
+                self._untold_ttft_s = None
         elif now_s - self._progress_s > timeouts.stall_s:
             self.stop(Reason.STALL_TIMEOUT)
 
@@ -463,23 +469,8 @@ def _reason_of_status(status: int) -> Reason:
     return Reason.SERVER_ERROR if status >= 500 else Reason.CLIENT_ERROR
 
 
-_IGNORED = frozenset((Reason.CLIENT_ERROR, Reason.CLIENT_LEFT, Reason.BACKEND_FULL, Reason.SHUTDOWN))
-_OUTCOMES = {
-    reason: SUCCESS
-    if reason is Reason.COMPLETED
-    else Outcome.ignored(reason)
-    if reason in _IGNORED
-    else Outcome.dropped(reason)
-    for reason in Reason
-}
-
-
-def _outcome_of(reason: Reason) -> Outcome:
-    return _OUTCOMES[reason]
-
-
 def _outcome_of_refusal(status: int) -> Outcome:
     """Refused by the gateway: the caller's fault, nobody's (no room), or a backend's that failed."""
     if status in (502, 504):
-        return Outcome.dropped(Reason.SERVER_ERROR)
-    return Outcome.ignored(Reason.CLIENT_ERROR if status not in (429, 503) else Reason.REFUSED)
+        return Outcome.of(Reason.SERVER_ERROR)
+    return Outcome.of(Reason.CLIENT_ERROR if status not in (429, 503) else Reason.REFUSED)

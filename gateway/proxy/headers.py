@@ -123,6 +123,7 @@ class RequestHead:
         "forward",
         "is_chunked",
         "is_http_10",
+        "is_json",
         "keeps_alive",
         "method",
         "model_header",
@@ -142,6 +143,7 @@ class RequestHead:
         self.content_encoding = b""
         self.is_chunked = False
         self.is_http_10 = False
+        self.is_json = True  # a request without a Content-Type is taken for JSON too
         self.keeps_alive = True
         self.expects_continue = False
         self.request_id: bytes | None = None
@@ -237,6 +239,7 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.is_chunked = True
         elif rule is Rule.CONTENT_TYPE:
             head.content_type = value
+            head.is_json = _is_json(value)
         elif rule is Rule.CONTENT_ENCODING:
             head.content_encoding = value
         elif rule is Rule.AUTHORIZATION:
@@ -251,6 +254,15 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.model_header = value
     if head.is_chunked and head.content_length is not None:
         raise malformed("Content-Length and Transfer-Encoding exclude each other.")
+
+
+def _is_json(content_type: bytes) -> bool:
+    """JSON by its name, in UTF-8."""
+    kind, _, parameters = content_type.lower().partition(b";")
+    kind = kind.strip()
+    if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        return False
+    return b"charset" not in parameters or b"utf-8" in parameters
 
 
 def _check_body_is_announced(head: RequestHead) -> None:

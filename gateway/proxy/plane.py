@@ -21,6 +21,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.paths import PathTable
 from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,13 @@ class Surroundings:
 class DataPlane:
     """Everything that the requests of one gateway share."""
 
-    def __init__(self, config: Config, pools: Mapping[str, UpstreamPool], around: Surroundings) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pools: Mapping[str, UpstreamPool],
+        writes: WriteBatch,
+        around: Surroundings,
+    ) -> None:
         self.timeouts = config.timeouts
         self.attempts = config.retry.attempts
         self.max_body_bytes = config.max_body_bytes
@@ -57,6 +64,7 @@ class DataPlane:
         self.clock = around.clock
         self.draw = around.draw
         self.loop = asyncio.get_running_loop()
+        self.writes = writes
         self.exchanges: set[Exchange] = set()
         self.is_draining = False
         self.buffered_bytes = 0

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import httptools
 
 from gateway.config.fleet import BackendEndpoint
-from gateway.config.schema import Config, PoolConfig
+from gateway.config.schema import Config
 from gateway.core.model import Reason
 from gateway.ports import Clock
 from gateway.proxy.headers import (
@@ -27,6 +27,7 @@ from gateway.proxy.headers import (
     read_response_head,
 )
 from gateway.proxy.repeats import RepeatedHead
+from gateway.proxy.writes import WriteBatch
 
 # 100, 102 and 103 answers before the real one; more is a flood (FAULTS RS-32).
 MAX_INTERIM_ANSWERS = 8
@@ -105,11 +106,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         self._receiver = receiver
+        writes = self._pool.writes
         if len(body) < 16 * 1024:
-            self._transport.write(head + body)
+            writes.add(self._transport, head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            writes.add(self._transport, head)
+            writes.add(self._transport, body)
 
     def abandon(self) -> None:
         """Closes at once: that is what makes an engine stop generating."""
@@ -266,18 +268,19 @@ class UpstreamPool:
         self,
         endpoint: BackendEndpoint,
         ssl_context: ssl.SSLContext | None,
-        settings: PoolConfig,
-        connect_timeout_s: float,
+        config: Config,
         clock: Clock,
+        writes: WriteBatch,
     ) -> None:
         self.endpoint = endpoint
+        self.writes = writes
         self._ssl_context = ssl_context
-        self._connect_timeout_s = connect_timeout_s
+        self._connect_timeout_s = config.timeouts.connect_s
         # What every request to this backend begins with.
         self.request_lines = b"host: %b\r\n" % endpoint.host_header
         if endpoint.auth_header is not None and endpoint.auth_value is not None:
             self.request_lines += b"%b: %b\r\n" % (endpoint.auth_header, endpoint.auth_value)
-        self._settings = settings
+        self._settings = config.pool
         self._clock = clock
         self._idle: deque[UpstreamConnection] = deque()
 
@@ -335,13 +338,11 @@ class UpstreamPool:
 
 
 def pools_of(
-    config: Config, endpoints: Mapping[str, BackendEndpoint], clock: Clock
+    config: Config, endpoints: Mapping[str, BackendEndpoint], clock: Clock, writes: WriteBatch
 ) -> dict[str, UpstreamPool]:
     """A pool for each backend, by its id. Raises OSError for certificates that can't be loaded."""
     return {
-        backend_id: UpstreamPool(
-            endpoint, _ssl_context(endpoint), config.pool, config.timeouts.connect_s, clock
-        )
+        backend_id: UpstreamPool(endpoint, _ssl_context(endpoint), config, clock, writes)
         for backend_id, endpoint in endpoints.items()
     }
 

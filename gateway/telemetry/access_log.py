@@ -19,7 +19,6 @@ MAX_PATH_CHARS = 256
 MAX_MODEL_CHARS = 128
 
 _MILLISECONDS = tuple(f"{ms:03d}Z" for ms in range(1000))
-_NO_OUTCOME = (None, None)
 
 
 def open_access_log(destination: str, wall_clock: Callable[[], float]) -> AccessLog | None:
@@ -73,7 +72,7 @@ class AccessLog:
             self._second = second
             self._formatted_second = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         path, model, ttft_s = record.path, record.model, record.ttft_s
-        verdict, reason = record.outcome or _NO_OUTCOME
+        outcome = record.outcome
         return {
             "ts": self._formatted_second + _MILLISECONDS[int((now_s - second) * 1000)],
             "request_id": record.request_id[:MAX_ID_CHARS],
@@ -84,8 +83,8 @@ class AccessLog:
             "stream": record.stream,
             "status": record.status,
             "error_code": record.error_code,
-            "outcome": verdict,
-            "reason": reason,
+            "outcome": outcome and outcome.verdict,
+            "reason": outcome and outcome.reason,
             "cluster": record.cluster,
             "tier": record.tier,
             "backend": record.backend,

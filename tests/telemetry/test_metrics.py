@@ -73,7 +73,7 @@ def watched() -> Watched:
 def test_a_request_is_counted_with_its_place_and_outcome(watched: Watched, record: Record) -> None:
     watched.metrics.record(record())
     watched.metrics.record(record())
-    watched.metrics.record(record(status=502, outcome=Outcome.dropped(Reason.RESET)))
+    watched.metrics.record(record(status=502, outcome=Outcome.of(Reason.RESET)))
     scrape = watched.scrape()
     place = {"route_model": "llama-*", "cluster": "here", "tier": "primary"}
     assert scrape.value("requests_total", outcome="success", code="200", **place) == 2
@@ -82,14 +82,14 @@ def test_a_request_is_counted_with_its_place_and_outcome(watched: Watched, recor
 
 def test_two_reasons_of_one_verdict_share_a_series(watched: Watched, record: Record) -> None:
     for reason in (Reason.RESET, Reason.TRUNCATED):
-        watched.metrics.record(record(status=502, outcome=Outcome.dropped(reason)))
+        watched.metrics.record(record(status=502, outcome=Outcome.of(reason)))
     scrape = watched.scrape()
     assert scrape.series("requests_total") == 1
     assert set(scrape.samples.values()) >= {2.0}
 
 
 def test_a_client_that_left_before_any_answer_has_no_code(watched: Watched, record: Record) -> None:
-    watched.metrics.record(record(status=0, outcome=Outcome.ignored(Reason.CLIENT_LEFT)))
+    watched.metrics.record(record(status=0, outcome=Outcome.of(Reason.CLIENT_LEFT)))
     place = {"route_model": "llama-*", "cluster": "here", "tier": "primary"}
     assert watched.scrape().value("requests_total", outcome="ignored", code="none", **place) == 1
 

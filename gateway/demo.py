@@ -1,1 +1,0 @@
-"""`spillway demo`: being built."""
