@@ -413,6 +413,7 @@ class DownstreamConnection(asyncio.Protocol):
     def cut(self) -> None:
         """Ends the connection so that the client sees a truncated answer."""
         self._is_closing = True
+        self._plane.writes.flush()
         self.deadline_s = self._plane.clock() + self._plane.timeouts.write_s  # for what it has yet to read
         self.transport.close()
 

@@ -98,6 +98,9 @@ _FAILED: dict[Reason, tuple[int, str, str]] = {
     Reason.RESET: (502, "upstream_unreachable", "The backend closed the connection before it answered."),
     Reason.BAD_RESPONSE: (502, "upstream_unreachable", "The backend's answer was not valid HTTP."),
     Reason.TRUNCATED: (502, "upstream_unreachable", "The backend's answer was cut short."),
+    # The backend's own error answer was held for a retry, broke off meanwhile, and nobody else had room.
+    Reason.SERVER_ERROR: (502, "upstream_unreachable", "The backend's answer was cut short."),
+    Reason.BACKEND_FULL: (502, "upstream_unreachable", "The backend's answer was cut short."),
     Reason.FIRST_BYTE_TIMEOUT: (504, "upstream_timeout_first_byte", "The backend sent no byte in time."),
     Reason.STALL_TIMEOUT: (504, "upstream_timeout_stall", "The backend stopped sending."),
     Reason.TOTAL_TIMEOUT: (504, "upstream_timeout_total", "The request took longer than it may."),

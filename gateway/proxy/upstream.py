@@ -63,6 +63,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_headers",
         "_interim_answers",
         "_is_complete",
+        "_is_paused",
         "_keeps_alive",
         "_parser",
         "_pool",
@@ -83,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)
         self._repeated = RepeatedHead()
         self._repeated_head: ResponseHead | None = None
+        self._is_paused = False
         self.made_s = now_s
         self.idle_since_s = now_s
         self._forget()
@@ -117,9 +119,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.abort()
 
     def pause(self) -> None:
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume(self) -> None:
+        self._is_paused = False
         self._transport.resume_reading()
 
     def is_usable(self) -> bool:
@@ -239,10 +243,12 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer ended cleanly: back to the pool, if both sides may go on using the connection."""
         transport = self._transport
         if self._keeps_alive and not transport.get_write_buffer_size():
+            if self._is_paused:
+                self.resume()  # paused for a client that is slow: not for the next one
             self._forget()
             self._pool.give_back(self)
         else:
-            transport.close()
+            transport.abort()  # it did not want the rest of the request (FAULTS RS-51)
 
     def _fail(self, reason: Reason) -> None:
         receiver, self._receiver = self._receiver, None

@@ -1,0 +1,225 @@
+"""Before the first byte any failure moves the request on; after it nothing is ever repeated."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.proxy.dialogue import BODY, HANG, Ending, chunk, event_stream, post, reply, settled
+
+OWN_ERROR = b'{"error":{"message":"theirs"}}'
+STATUSES = ["500 Broken", "502 Bad", "503 Full", "504 Late", "429 Full"]
+
+
+@pytest.fixture
+async def two(start_backend, start_gateway):
+    """A gateway before a primary and a backup, each with room."""
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway("timeouts: {first_byte: 200ms, connect: 300ms}", primary, backup)
+    return gateway, primary, backup
+
+
+def is_from_backup(answer) -> bool:
+    return (answer.status, answer.header("x-spillway-cluster"), answer.header("x-spillway-attempts")) == (
+        200,
+        "backup",
+        "2",
+    )
+
+
+async def test_a_refused_connection_moves_the_request_on(two):
+    gateway, primary, _ = two
+    await primary.refuse()
+    answer = await gateway.ask(post())
+    assert is_from_backup(answer)
+    assert answer.header("x-spillway-spill-reason") == "failed"
+
+
+BREAKS = {
+    "reset": [Ending.RST],
+    "end": [Ending.FIN],
+    "end-inside-the-head": [b"HTTP/1.1 200 OK\r\nContent-", Ending.FIN],
+    "end-after-the-head": [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Ending.FIN],
+    "reset-after-the-head": [event_stream(), 0.01, Ending.RST],
+    "no-http": [b"garbage\r\n\r\n"],
+    "two-lengths": [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"],
+    "unasked-101": [b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
+    "silence": [HANG],
+    "silence-after-the-head": [event_stream(), HANG],
+}
+
+
+@pytest.mark.parametrize("script", BREAKS.values(), ids=BREAKS)
+async def test_a_break_before_the_first_byte_moves_the_request_on(two, script):
+    gateway, primary, backup = two
+    primary.will(*script)
+    assert is_from_backup(await gateway.ask(post()))
+    assert [request.body for request in backup.requests] == [BODY]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+async def test_an_answer_that_says_broken_or_full_moves_the_request_on(two, status):
+    gateway, primary, _ = two
+    primary.will(reply(OWN_ERROR, status=status))
+    assert is_from_backup(await gateway.ask(post()))
+
+
+@pytest.mark.parametrize("status", STATUSES)
+async def test_when_nobody_is_left_the_backend_s_own_error_passes_untouched(two, status):
+    gateway, primary, backup = two
+    for backend in (primary, backup):
+        backend.will(reply(OWN_ERROR, "retry-after: 7", status=status))
+    answer = await gateway.ask(post())
+    assert f"{answer.status} {answer.reason}" == status
+    assert (answer.body, answer.header("retry-after")) == (OWN_ERROR, "7")
+    assert answer.header("x-spillway-attempts") == "2"
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_held_answer_passes_when_the_others_are_full(start_backend, start_gateway, size):
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway(primary, backup, limit=1)
+    done = asyncio.Event()
+    primary.will(done, reply())
+    backup.will(done, reply())
+    busy = [await gateway.connect() for _ in range(2)]
+    for client in busy[:1]:
+        await client.send(post())
+    assert await settled(lambda: gateway.in_flight == 1)
+    await busy[1].send(post())
+    assert await settled(lambda: len(backup.requests) == 1)
+    done.set()
+    await busy[0].answer()  # the primary has room, the backup is answering or done
+    await busy[1].answer()
+
+    stuck = asyncio.Event()
+    backup.default = [stuck, reply()]
+    await primary.refuse()
+    await busy[1].send(post())
+    assert await settled(lambda: len(backup.requests) == 2)
+    primary.default = [reply(b"e" * size, status="500 Theirs")]
+    await primary.listen()
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.body) == (500, b"e" * size)
+    stuck.set()
+    assert (await busy[1].answer()).status == 200
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "401 Who", "404 None", "409 Clash", "422 Odd"])
+async def test_a_caller_s_own_error_is_final(two, status):
+    gateway, primary, backup = two
+    primary.will(reply(OWN_ERROR, status=status))
+    answer = await gateway.ask(post())
+    assert (f"{answer.status} {answer.reason}", answer.body) == (status, OWN_ERROR)
+    assert not backup.requests
+
+
+async def test_when_nobody_can_be_reached_the_client_is_told_once(two):
+    gateway, primary, backup = two
+    await primary.refuse()
+    await backup.refuse()
+    client = await gateway.connect()
+    await client.send(post())
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+    assert answer.header("x-should-retry") == "false"
+    await primary.listen()
+    await client.send(post())
+    assert (await client.answer()).status == 200
+
+
+async def test_attempts_are_counted(start_backend, start_gateway):
+    backends = [await start_backend() for _ in range(3)]
+    gateway = await start_gateway("retry: {attempts: 2}", *backends)
+    for backend in backends[:2]:
+        backend.will(reply(status="500 Broken"))
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.header("x-spillway-attempts")) == (500, "2")
+    assert not backends[2].requests
+
+
+async def test_three_are_tried_in_order(start_backend, start_gateway):
+    backends = [await start_backend() for _ in range(3)]
+    gateway = await start_gateway(*backends)
+    for backend in backends[:2]:
+        backend.will(Ending.RST)
+    answer = await gateway.ask(post())
+    assert (answer.header("x-spillway-tier"), answer.header("x-spillway-attempts")) == ("spot", "3")
+
+
+async def test_a_connection_that_went_stale_is_replaced_unseen(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    await gateway.ask(post())
+    backend.will(Ending.RST)  # as it is when the keep-alive timeout and a request cross
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.header("x-spillway-attempts")) == (200, "1")
+    assert [request.connection for request in backend.requests] == [0, 0, 1]
+
+
+async def test_a_fresh_connection_is_not_tried_twice_on_one_backend(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    backend.default = [Ending.RST]
+    assert (await gateway.ask(post())).error["code"] == "upstream_unreachable"
+    assert len(backend.requests) == 1
+
+
+@pytest.mark.parametrize("poison", [b"x", reply(b"POISON"), b"\r\n"], ids=["byte", "answer", "blank"])
+async def test_a_pooled_connection_that_gets_bytes_is_discarded(start_backend, start_gateway, poison):
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    await gateway.ask(post())
+    (connection,) = backend.open_connections
+    connection.transport.write(poison)
+    await asyncio.wait_for(connection.is_lost.wait(), 1)
+    assert (await gateway.ask(post())).body == b'{"ok":true}'
+    assert backend.requests[1].connection == 1
+
+
+async def test_bytes_right_behind_an_answer_cost_the_connection(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    backend.will(reply(b"ok") + reply(b"POISON"))
+    assert (await gateway.ask(post())).body == b"ok"
+    assert (await gateway.ask(post())).body == b'{"ok":true}'
+    assert backend.requests[1].connection == 1
+
+
+async def test_a_pooled_connection_that_ends_is_discarded(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway(backend)
+    await gateway.ask(post())
+    backend.open_connections[0].transport.close()
+    (pool,) = gateway.plane.pools.values()
+    assert await settled(lambda: "idle=0" in repr(pool))
+    assert (await gateway.ask(post())).status == 200
+
+
+async def test_a_broken_error_answer_does_not_become_a_fault_of_the_gateway(start_backend, start_gateway):
+    """The primary's 500 is held, the backup is full, and the rest of the 500 is not HTTP."""
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway(primary, backup, limit=1)
+    done = asyncio.Event()
+    await primary.refuse()
+    backup.will(done, reply())
+    busy = await gateway.connect()
+    await busy.send(post())
+    assert await settled(lambda: len(backup.requests) == 1)
+    await primary.listen()
+    broken = b"HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello")
+    primary.will(broken + b"ZZ\r\n")
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+    done.set()
+    assert (await busy.answer()).status == 200
+
+
+async def test_a_connection_whose_answer_was_held_serves_again(two):
+    gateway, primary, _ = two
+    primary.will(reply(OWN_ERROR, status="503 Full"))
+    assert is_from_backup(await gateway.ask(post()))
+    answer = await gateway.ask(post())
+    assert (answer.header("x-spillway-cluster"), answer.status) == ("primary", 200)
+    assert [request.connection for request in primary.requests] == [0, 0]
