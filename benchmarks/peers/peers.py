@@ -130,8 +130,8 @@ def envoy(site: Site) -> Launch:
 
 
 # They know no tiers. Power of two choices is what Spillway does inside a cluster, and cheaper than their
-# default, which keeps a tree of prompts. The concurrency limit is out of reach, as Spillway's is. Below, they
-# log warnings only (their default is several lines per request) and get one runtime thread.
+# default, which keeps a tree of prompts. The concurrency limit is out of reach, as Spillway's is. They log
+# warnings only, where a function below does not say otherwise, and get one runtime thread.
 ROUTER_FLAGS = ["--policy", "power_of_two", "--request-timeout-secs", "600"]
 ROUTER_FLAGS += ["--max-concurrent-requests", "100000"]
 
@@ -145,7 +145,12 @@ def router(site: Site, name: str, *command: str, level: str = "warn") -> Launch:
 
 
 def vllm_router(site: Site) -> Launch:
-    # "warning" is not understood by its Rust half, which then logs at info: three lines per request.
+    # At its default level it logs each request, as Spillway, HAProxy, nginx and Envoy do here.
+    return router(site, "vllm-router", level="info")
+
+
+def vllm_router_quiet(site: Site) -> Launch:
+    # Without a line per request: less than the others do, and the best it can be made to look.
     return router(site, "vllm-router", level="error")
 
 
@@ -173,6 +178,7 @@ PEERS = (
     Peer("nginx", nginx),
     Peer("envoy", envoy),
     Peer("vllm-router", vllm_router, start_s=30),
+    Peer("vllm-router-quiet", vllm_router_quiet, start_s=30),
     Peer("sglang-router", sglang_router, start_s=30),
     Peer("smg", smg, start_s=30),
     # LiteLLM carries a hundredth of the others' load; asked for theirs, it would only show a full queue.
