@@ -427,14 +427,13 @@ class Exchange:
         if self._upstream is None:
             return  # connecting has its own deadline; so has waiting for the store
         timeouts = self._plane.timeouts
-        paused_since_s = self._connection.paused_since_s
         if now_s >= self._total_deadline_s:
             self.stop(Reason.TOTAL_TIMEOUT)
         elif not self.is_committed:
             if now_s >= self._first_byte_deadline_s and self._held_chunks is None:
                 self.stop(Reason.FIRST_BYTE_TIMEOUT)
-        elif paused_since_s is not None:
-            if now_s - paused_since_s > timeouts.write_s:
+        elif self._connection.paused_since_s is not None:
+            if self._connection.is_stuck(now_s):
                 self._connection.transport.abort()
         elif self._has_progressed:
             self._has_progressed = False
