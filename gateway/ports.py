@@ -37,6 +37,9 @@ class StateStore(Protocol):
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Slots per backend id. A backend not named gives no more leases; those out stay good."""
 
+    def lease_now(self, plan: Plan) -> Lease | None:
+        """The lease that `lease` would give, if this gateway knows that without asking anybody."""
+
     async def lease(self, plan: Plan) -> Lease | None:
         """A lease on the FIRST candidate with room; None when no candidate has any.
 

@@ -1,7 +1,9 @@
-"""One request's life, top to bottom: `Exchange._run`.
+"""One request's life: `start`, and `_run` for whoever has to wait.
 
-The coroutine decides and waits; the bytes do not pass through it. From the first body byte on, what the
-upstream connection receives is written to the downstream transport inside the same callback.
+The usual exchange finds a slot and an idle connection at once: it is on its way before `start` returns, and
+callbacks carry it to its end. What has to wait, for a slot, a connection or a second try, gets a coroutine.
+The bytes pass through neither: from the first body byte on, what the upstream connection receives is written
+to the downstream connection inside the same callback.
 
 Invariants:
 - a lease taken is settled exactly once, however the exchange ends;
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.retries import may_succeed_elsewhere, reason_of_status
 from gateway.core.routing import plan_route
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A backend that says "full" or breaks before its first body byte: another one may still answer.
-_FULL_STATUSES = frozenset((429, 503))
-_BROKEN_STATUSES = frozenset((500, 502, 504))
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 
 
@@ -42,6 +42,7 @@ class Exchange:
 
     __slots__ = (
         "_answer_head",
+        "_attempt_began_s",
         "_body",
         "_connection",
         "_ended",
@@ -52,13 +53,14 @@ class Exchange:
         "_held_chunks",
         "_is_chunked",
         "_is_held_whole",
+        "_is_stale",
         "_keeps_alive",
         "_lease",
         "_may_retry",
+        "_plan",
         "_plane",
         "_progress_s",
         "_refusal",
-        "_sent_s",
         "_task",
         "_total_deadline_s",
         "_untold_ttft_s",
@@ -87,7 +89,9 @@ class Exchange:
         self._is_chunked = False
         self._has_progressed = False
         self._progress_s = 0.0
-        self._sent_s = 0.0
+        self._attempt_began_s = 0.0
+        self._is_stale = False
+        self._plan: Plan | None = None
         self._untold_ttft_s: float | None = None
         self._waited_s = 0.0
         self._first_byte_deadline_s = 0.0
@@ -103,38 +107,47 @@ class Exchange:
         )
 
     def start(self) -> None:
-        """What the gateway answers itself is answered at once; all else is a coroutine's story."""
         self._plane.exchanges.add(self)
-        if self._refusal is not None:
-            self._refuse(self._refusal)
-            self._finish()
-        elif self._endpoint is not None and self._endpoint.local_path is not None:
-            try:
-                self._answer(answers.local(self._endpoint, self._plane))
-            except Refusal as refusal:
-                self._refuse(refusal)
-            self._finish()
-        else:
-            self._task = self._plane.loop.create_task(self._run())
-
-    # --- the story -----------------------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        """Plan, lease, attempt; before the first byte a failed attempt moves on along the plan."""
         try:
-            plan = self._make_plan()
-            lease = await self._plane.store.lease(plan)
-            if lease is None:
-                raise self._no_capacity()
-            while True:
-                reason = await self._attempt(plan, lease)
-                if self.is_committed:
-                    break
-                successor = await self._successor(plan, lease, reason)
-                if successor is None:
-                    reason = await self._make_do(reason)
-                    break
-                plan, lease = successor
+            if self._refusal is not None:
+                raise self._refusal
+            if self._endpoint is not None and self._endpoint.local_path is not None:
+                self._answer(answers.local(self._endpoint, self._plane))
+            else:
+                self._begin()
+                return
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            log.exception("exchange %s failed", self.record.request_id)
+            self._fail_inside()
+        self._finish()
+
+    def _begin(self) -> None:
+        """Plan, lease, send: at once if nothing is in the way, else in a coroutine. Raises Refusal."""
+        self._plan = self._make_plan()
+        lease = self._plane.store.lease_now(self._plan)
+        if lease is not None:
+            pool = self._hold(lease)
+            connection = pool.take_idle() if pool is not None else None
+            if pool is not None and connection is not None:
+                self._send(connection, pool)
+                return
+        self._task = self._plane.loop.create_task(self._run())
+
+    # --- the story of those who wait -----------------------------------------------------------------
+
+    async def _run(self, reason: Reason | None = None) -> None:
+        """From wherever `_begin` got to; `reason` is why a first attempt has failed already."""
+        try:
+            if self._lease is None:
+                self._hold(await self._wait_for_lease())
+            if reason is None or self._is_stale:
+                reason = await self._attempt()
+            while not self.is_committed and await self._moves_on(reason):
+                reason = await self._attempt()
+            if not self.is_committed:
+                reason = await self._make_do(reason)
             self._close_answer(reason)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -142,7 +155,7 @@ class Exchange:
             self.record.outcome = _CLIENT_LEFT
         except Exception:
             log.exception("exchange %s failed", self.record.request_id)
-            self._refuse(Refusal(500, "internal_error", "The gateway failed.", closes=True))
+            self._fail_inside()
         finally:
             self._settle(_CLIENT_LEFT)
             self._finish()
@@ -162,46 +175,61 @@ class Exchange:
         record.preferred_tier = plan.preferred_tier
         return plan
 
-    async def _attempt(self, plan: Plan, lease: Lease) -> Reason:
-        """One try at one backend: COMPLETED, or why it failed. Check `is_committed` to know when."""
-        plane, candidate = self._plane, lease.candidate
-        self._lease = lease
-        self.record.attempts += 1
-        self._may_retry = len(plan.candidates) > 1 and self.record.attempts < plane.attempts
-        plane.apply(AttemptStarted(candidate.backend.id))
-        pool = plane.pools.get(candidate.backend.id)
-        if pool is None:  # it left the configuration meanwhile
-            return Reason.CONNECT_FAILED
-        started_s = plane.clock()
-        connection = pool.take_idle()
-        is_reused = connection is not None
-        while True:
-            if connection is None:
-                try:
-                    connection = await pool.connect()
-                except ConnectFailed as failed:
-                    self._waited_s += plane.clock() - started_s
-                    return failed.reason
-            ended = self._send(connection, pool, started_s)
-            reason = await ended
-            if reason is not Reason.RESET or not is_reused or connection.has_answered:
-                return reason
-            # The backend closed an idle connection as we wrote to it: that says nothing about it.
-            connection, is_reused = None, False
+    async def _wait_for_lease(self) -> Lease:
+        """Raises Refusal when nobody has room."""
+        assert self._plan is not None
+        lease = await self._plane.store.lease(self._plan)
+        if lease is None:
+            model = self.record.model
+            raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
+        return lease
 
-    async def _successor(self, plan: Plan, lease: Lease, reason: Reason) -> tuple[Plan, Lease] | None:
-        """The rest of the plan and a lease on it; a held answer is given up only for that."""
+    def _hold(self, lease: Lease) -> UpstreamPool | None:
+        """The lease is this exchange's from here to `_settle`. None: its backend left meanwhile."""
+        assert self._plan is not None
+        plane, backend_id = self._plane, lease.candidate.backend.id
+        self._lease = lease
+        self._attempt_began_s = plane.clock()
+        attempts = self.record.attempts = self.record.attempts + 1
+        self._may_retry = attempts < plane.attempts and len(self._plan.candidates) > 1
+        plane.apply(AttemptStarted(backend_id))
+        return plane.pools.get(backend_id)
+
+    async def _attempt(self) -> Reason:
+        """One try at the leased backend: COMPLETED, or why it failed. `is_committed` tells when."""
+        assert self._lease is not None
+        pool = self._plane.pools.get(self._lease.candidate.backend.id)
+        if pool is None:
+            return Reason.CONNECT_FAILED
+        connection = None if self._is_stale else pool.take_idle()
+        self._is_stale = False
+        if connection is None:
+            try:
+                connection = await pool.connect()
+            except ConnectFailed as failed:
+                return failed.reason
+        self._ended = self._plane.loop.create_future()
+        self._send(connection, pool)
+        reason = await self._ended
+        return await self._attempt() if self._is_stale else reason
+
+    async def _moves_on(self, reason: Reason) -> bool:
+        """Takes a lease on the rest of the plan. An answer held back is given up only for that."""
+        lease, plan = self._lease, self._plan
+        assert lease is not None and plan is not None
         if self._held_chunks is None:
             self._settle(Outcome.of(reason))
         if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
-            return None
+            return False
         rest = plan.without(lease.candidate)
         successor = await self._plane.store.lease(rest) if rest is not None else None
-        if rest is None or successor is None:
-            return None
+        if successor is None:
+            return False
         self._settle(Outcome.of(reason))
+        self._plan = rest
+        self._hold(successor)
         self.record.retries += (Retry(lease.candidate.cluster, reason),)
-        return rest, successor
+        return True
 
     async def _make_do(self, reason: Reason) -> Reason:
         """Nobody else may try: the client gets the held answer as it is, or an error of ours."""
@@ -209,7 +237,6 @@ class Exchange:
         if held is None or self._answer_head is None:
             raise attempt_failed(reason)
         self._held_chunks = None
-        self._may_retry = False
         self._ended = self._plane.loop.create_future()
         self._commit(self._answer_head, b"".join(held))
         if self._is_held_whole:
@@ -218,32 +245,22 @@ class Exchange:
             self._upstream.resume()
         return await self._ended
 
-    def _no_capacity(self) -> Refusal:
-        model = self.record.model
-        return shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
-
     # --- towards the backend -------------------------------------------------------------------------
 
-    def _send(
-        self, connection: UpstreamConnection, pool: UpstreamPool, started_s: float
-    ) -> asyncio.Future[Reason]:
+    def _send(self, connection: UpstreamConnection, pool: UpstreamPool) -> None:
         plane, head, endpoint, lease = self._plane, self._head, self._endpoint, self._lease
         assert head is not None and endpoint is not None and lease is not None
         body = self._body
         target = head.target
         if (upstream_model := lease.candidate.upstream_model) is not None:
             target, body = bodies.with_model(head, endpoint, body, upstream_model)
-        now_s = plane.clock()
         timeouts = plane.timeouts
-        self._sent_s = started_s
         self._first_byte_deadline_s = (
-            now_s + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
+            plane.clock() + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
         )
         self._answer_head = None
         self._upstream = connection
-        self._ended = ended = plane.loop.create_future()
         connection.send(self, answers.request_head(head, target, pool, self, len(body)), body)
-        return ended
 
     # --- Receiver: what the upstream connection tells ------------------------------------------------
 
@@ -268,10 +285,12 @@ class Exchange:
             self._complete()
 
     def on_answer_failed(self, reason: Reason) -> None:
-        self._upstream = None
+        connection, self._upstream = self._upstream, None
         self._held_chunks = None
         if not self.is_committed and reason is Reason.TRUNCATED:
             reason = Reason.RESET
+        # The backend closed an idle connection as we wrote to it: that says nothing about it.
+        self._is_stale = connection is not None and connection.was_idle and not connection.has_answered
         self._end_attempt(reason)
 
     def _take_first(self, chunk: bytes) -> None:
@@ -281,13 +300,12 @@ class Exchange:
             return
         head = self._answer_head
         assert head is not None
-        self._waited_s += self._plane.clock() - self._sent_s
-        if self._may_retry and (head.status in _FULL_STATUSES or head.status in _BROKEN_STATUSES):
+        if self._may_retry and may_succeed_elsewhere(head.status):
             self._held_chunks = [chunk]
             self._is_held_whole = False
             if self._upstream is not None:
                 self._upstream.pause()
-            self._end_attempt(_reason_of_status(head.status))
+            self._end_attempt(reason_of_status(head.status))
         else:
             self._commit(head, chunk)
 
@@ -296,6 +314,8 @@ class Exchange:
         plane, record, lease, connection = self._plane, self.record, self._lease, self._connection
         assert lease is not None
         now_s = plane.clock()
+        attempt_ttft_s = now_s - self._attempt_began_s
+        self._waited_s += attempt_ttft_s
         record.status = head.status
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s
@@ -307,7 +327,7 @@ class Exchange:
         self._is_chunked = head.length is None and not is_http_10
         self._free_body()
         if head.status < 400:
-            self._untold_ttft_s = now_s - self._sent_s
+            self._untold_ttft_s = attempt_ttft_s
         if connection.paused_since_s is not None and self._upstream is not None:
             self._upstream.pause()
         first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
@@ -322,8 +342,18 @@ class Exchange:
         self._end_attempt(Reason.COMPLETED)
 
     def _end_attempt(self, reason: Reason) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(reason)
+        """To whoever waits; when nobody had to, a relayed answer is done, and a failed try moves on."""
+        if self._ended is not None:
+            if not self._ended.done():
+                self._ended.set_result(reason)
+        elif self.is_committed:
+            try:
+                self._close_answer(reason)
+            finally:
+                self._settle(_CLIENT_LEFT)
+                self._finish()
+        else:
+            self._task = self._plane.loop.create_task(self._run(reason))
 
     # --- ends ----------------------------------------------------------------------------------------
 
@@ -341,7 +371,7 @@ class Exchange:
                 self._connection.write(b"%x\r\n%b\r\n" % (len(event), event))
             self._keeps_alive = False
             self._connection.cut()
-        outcome = Outcome.of(reason if head.status < 400 else _reason_of_status(head.status))
+        outcome = Outcome.of(reason_of_status(head.status) if reason is Reason.COMPLETED else reason)
         record.outcome = outcome
         self._settle(outcome)
 
@@ -356,6 +386,10 @@ class Exchange:
             self._answer(answers.LocalAnswer(refusal.status, refusal.body(), refusal.headers))
         else:
             self._connection.cut()
+
+    def _fail_inside(self) -> None:
+        """A mistake in the gateway itself costs this request, and nothing else."""
+        self._refuse(Refusal(500, "internal_error", "The gateway failed.", closes=True))
 
     def _answer(self, answer: answers.LocalAnswer) -> None:
         self.is_committed = True
@@ -374,6 +408,8 @@ class Exchange:
         self._held_chunks = None
         if (lease := self._lease) is not None:
             self._lease = None
+            if not self.is_committed:
+                self._waited_s += self._plane.clock() - self._attempt_began_s
             candidate = lease.candidate
             record = self.record
             record.cluster, record.tier, record.backend = (
@@ -392,8 +428,10 @@ class Exchange:
 
     def _finish(self) -> None:
         plane = self._plane
-        self._free_body()
+        if self not in plane.exchanges:
+            return
         plane.exchanges.discard(self)
+        self._free_body()
         self.record.duration_s = plane.clock() - self.record.started_s
         plane.telemetry.record(self.record)
         self._connection.exchange_ended(self._keeps_alive)
@@ -402,8 +440,18 @@ class Exchange:
 
     def client_left(self) -> None:
         """The downstream connection is gone: so is the work, at once."""
-        if self._task is not None:
+        if self._task is None:
+            self._leave()
+        else:
             self._task.cancel()
+            # A task that has not begun when it is cancelled never runs its own `finally`.
+            self._task.add_done_callback(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        if self in self._plane.exchanges:
+            self.record.outcome = _CLIENT_LEFT
+            self._settle(_CLIENT_LEFT)
+            self._finish()
 
     def pause(self) -> None:
         """The client reads slower than the backend sends."""
@@ -460,12 +508,6 @@ class Exchange:
     def __repr__(self) -> str:
         stage = "answering" if self.is_committed else "waiting" if self._upstream else "planning"
         return f"<Exchange {self.record.request_id} {stage} at {self._lease}>"
-
-
-def _reason_of_status(status: int) -> Reason:
-    if status in _FULL_STATUSES:
-        return Reason.BACKEND_FULL
-    return Reason.SERVER_ERROR if status >= 500 else Reason.CLIENT_ERROR
 
 
 def _outcome_of_refusal(status: int) -> Outcome:

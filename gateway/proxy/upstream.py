@@ -75,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         "has_answered",
         "idle_since_s",
         "made_s",
+        "was_idle",
     )
 
     def __init__(self, pool: UpstreamPool, now_s: float) -> None:
@@ -87,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_paused = False
         self.made_s = now_s
         self.idle_since_s = now_s
+        self.was_idle = False
         self._forget()
 
     def _forget(self) -> None:
@@ -317,6 +319,7 @@ class UpstreamPool:
             connection.close()
             return
         connection.idle_since_s = now_s
+        connection.was_idle = True
         self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:

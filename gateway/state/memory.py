@@ -21,7 +21,7 @@ class MemoryStore:
     def set_limits(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)
 
-    async def lease(self, plan: Plan) -> Lease | None:
+    def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits
         for candidate in plan.candidates:
             backend_id = candidate.backend.id
@@ -30,6 +30,9 @@ class MemoryStore:
                 held[backend_id] = count + 1
                 return Lease(candidate)
         return None
+
+    async def lease(self, plan: Plan) -> Lease | None:
+        return self.lease_now(plan)
 
     def release(self, lease: Lease) -> None:
         if lease.is_released:
