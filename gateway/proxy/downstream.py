@@ -375,9 +375,12 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""
+        is_all_read = not (self._is_closing or self._is_begun or self._unread)
         self._is_closing = True
         self._plane.writes.flush()
-        if self.transport.can_write_eof():
+        if self._plane.is_draining and is_all_read:
+            self.transport.close()
+        elif self.transport.can_write_eof():
             self.transport.write_eof()
             self.transport.resume_reading()
             self.deadline_s = self._plane.clock() + LINGER_S

@@ -221,6 +221,8 @@ class Exchange:
             self._settle(Outcome.of(reason))
         if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
             return False
+        if reason is Reason.SHUTDOWN:
+            return False
         rest = plan.without(lease.candidate)
         successor = await self._plane.store.lease(rest) if rest is not None else None
         if successor is None:
@@ -352,7 +354,7 @@ class Exchange:
             finally:
                 self._settle(_CLIENT_LEFT)
                 self._finish()
-        else:
+        elif self._task is None:  # else an answer is held already: what comes after that verdict is no other
             self._task = self._plane.loop.create_task(self._run(reason))
 
     # --- ends ----------------------------------------------------------------------------------------
