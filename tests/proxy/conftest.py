@@ -151,7 +151,7 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
     yield start
     try:
         for running in started:
-            if not running.is_stopped:
+            if not running.is_stopped:  # a test that ends a gateway looks for itself
                 await running.check_clean()
                 for backend in backends:
                     await backend.heal()
@@ -159,5 +159,4 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
                 await running.check_clean()
     finally:
         for running in started:
-            if not running.is_stopped:
-                await running.stop()
+            await running.stop()
