@@ -77,8 +77,13 @@ async def test_a_retry_elsewhere_gets_that_cluster_s_name(start_backend, start_g
 
 async def test_the_model_in_a_path_is_replaced(renaming):
     gateway, backend = renaming
-    answer = await gateway.ask(post(b"\x00raw tensors", "Content-Type: application/octet-stream",
-                                    path="/v2/models/llama/infer?x=llama"))  # fmt: skip
+    answer = await gateway.ask(
+        post(
+            b"\x00raw tensors",
+            "Content-Type: application/octet-stream",
+            path="/v2/models/llama/infer?x=llama",
+        )
+    )
     assert answer.status == 200
     assert backend.requests[0].target == "/v2/models/meta/Llama-3/infer?x=llama"
     assert backend.requests[0].body == b"\x00raw tensors"
@@ -144,9 +149,26 @@ async def test_an_unknown_model_is_a_404(renaming):
     assert not backend.requests
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/sleep", "/v1/load_lora_adapter", "/v1/chat/completions/",
-                                  "/v1/Chat/completions", "/docs", "/v1/images/", "/v1/images//x", "/my", "/my/tree",
-                                  "/my/tree/", "/v1/images/a/b/c/d/e", "/v2/models/a/b/infer", "/v1/images/../x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/metrics",
+        "/sleep",
+        "/v1/load_lora_adapter",
+        "/v1/chat/completions/",
+        "/v1/Chat/completions",
+        "/docs",
+        "/v1/images/",
+        "/v1/images//x",
+        "/my",
+        "/my/tree",
+        "/my/tree/",
+        "/v1/images/a/b/c/d/e",
+        "/v2/models/a/b/infer",
+        "/v1/images/../x",
+    ],
+)
 async def test_an_unknown_path_is_a_404(pair, path):
     gateway, backend = pair
     for request in (get(path), post(path=path)):
@@ -155,21 +177,41 @@ async def test_an_unknown_path_is_a_404(pair, path):
     assert not backend.requests
 
 
-@pytest.mark.parametrize("path", [
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank",
-    "/v1/score", "/v1/moderations", "/v1/images/generations", "/v1/audio/speech", "/my/one", "/my/tree/a/b",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+        "/v1/moderations",
+        "/v1/images/generations",
+        "/v1/audio/speech",
+        "/my/one",
+        "/my/tree/a/b",
+    ],
+)
 async def test_every_path_of_the_list_is_passed(pair, path):
     gateway, backend = pair
     assert (await gateway.ask(post(path=path))).status == 200
     assert backend.requests[0].target == path
 
 
-@pytest.mark.parametrize("request_", [
-    get("/v1/chat/completions"), post(path="/v1/models"), get("/v2/models/m/infer"),
-    post().replace(b"POST", b"PUT"), post().replace(b"POST", b"PATCH"),
-    get("/v1/models").replace(b"GET", b"DELETE"), get("/v1/models").replace(b"GET", b"OPTIONS"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("/v1/chat/completions"),
+        post(path="/v1/models"),
+        get("/v2/models/m/infer"),
+        post().replace(b"POST", b"PUT"),
+        post().replace(b"POST", b"PATCH"),
+        get("/v1/models").replace(b"GET", b"DELETE"),
+        get("/v1/models").replace(b"GET", b"OPTIONS"),
+    ],
+)
 async def test_another_method_is_a_405_that_names_the_right_one(pair, request_):
     gateway, backend = pair
     answer = await gateway.ask(request_)
@@ -179,13 +221,27 @@ async def test_another_method_is_a_405_that_names_the_right_one(pair, request_):
 
 
 BAD_JSON = {
-    "empty": b"", "spaces": b"   ", "cut": b'{"model":"m"', "trailing": b'{"model":"m"} x', "two": b'{"model":"m"}{}',
-    "comma": b'{"model":"m",}', "comment": b'{"model":"m"/**/}', "quotes": b"{'model':'m'}", "nan": b'{"model":"m","x":NaN}',
-    "bom": b'\xef\xbb\xbf{"model":"m"}', "utf-16": '{"model":"m"}'.encode("utf-16"), "latin-1": b'{"model":"m","x":"\xe9"}',
-    "overlong": b'{"model":"m","x":"\xc0\xaf"}', "surrogate": b'{"model":"m","x":"\xed\xa0\x80"}',
-    "deep": b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "array": b"[]", "string": b'"model"',
-    "number": b"1", "null": b"null", "control": b'{"model":"m","x":"\x01"}',
-}  # fmt: skip
+    "empty": b"",
+    "spaces": b"   ",
+    "cut": b'{"model":"m"',
+    "trailing": b'{"model":"m"} x',
+    "two": b'{"model":"m"}{}',
+    "comma": b'{"model":"m",}',
+    "comment": b'{"model":"m"/**/}',
+    "quotes": b"{'model':'m'}",
+    "nan": b'{"model":"m","x":NaN}',
+    "bom": b'\xef\xbb\xbf{"model":"m"}',
+    "utf-16": '{"model":"m"}'.encode("utf-16"),
+    "latin-1": b'{"model":"m","x":"\xe9"}',
+    "overlong": b'{"model":"m","x":"\xc0\xaf"}',
+    "surrogate": b'{"model":"m","x":"\xed\xa0\x80"}',
+    "deep": b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "array": b"[]",
+    "string": b'"model"',
+    "number": b"1",
+    "null": b"null",
+    "control": b'{"model":"m","x":"\x01"}',
+}
 
 
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=BAD_JSON)
@@ -202,14 +258,21 @@ async def test_what_is_no_json_object_is_a_400(pair, body):
 
 
 BAD_FIELDS = {
-    "missing": (b"{}", "model"), "null": (b'{"model":null}', "model"), "number": (b'{"model":1}', "model"),
-    "list": (b'{"model":[]}', "model"), "empty": (b'{"model":""}', "model"), "nul": (b'{"model":"a\\u0000b"}', "model"),
-    "long": (b'{"model":"%b"}' % (b"m" * 257), "model"), "path": (b'{"model":"a/../b"}', "model"),
-    "twice": (b'{"model":"a","model":"b"}', "model"), "twice-escaped": (b'{"model":"a","mod\\u0065l":"b"}', "model"),
+    "missing": (b"{}", "model"),
+    "null": (b'{"model":null}', "model"),
+    "number": (b'{"model":1}', "model"),
+    "list": (b'{"model":[]}', "model"),
+    "empty": (b'{"model":""}', "model"),
+    "nul": (b'{"model":"a\\u0000b"}', "model"),
+    "long": (b'{"model":"%b"}' % (b"m" * 257), "model"),
+    "path": (b'{"model":"a/../b"}', "model"),
+    "twice": (b'{"model":"a","model":"b"}', "model"),
+    "twice-escaped": (b'{"model":"a","mod\\u0065l":"b"}', "model"),
     "twice-all-escaped": (b'{"model":"a","\\u006d\\u006f\\u0064\\u0065\\u006c":"b"}', "model"),
     "upper-escapes": (b'{"model":"a","\\u006D\\u006Fdel":"b"}', "model"),
-    "stream-word": (b'{"model":"m","stream":"true"}', "stream"), "stream-twice": (b'{"model":"m","stream":true,"stream":false}', "stream"),
-}  # fmt: skip
+    "stream-word": (b'{"model":"m","stream":"true"}', "stream"),
+    "stream-twice": (b'{"model":"m","stream":true,"stream":false}', "stream"),
+}
 
 
 @pytest.mark.parametrize(("body", "param"), BAD_FIELDS.values(), ids=BAD_FIELDS)
@@ -227,10 +290,16 @@ async def test_another_spelling_of_a_field_is_another_field(pair):
     assert backend.requests[0].body == body
 
 
-@pytest.mark.parametrize("line", [
-    "Content-Type: text/plain", "Content-Type: application/json; charset=utf-16", "Content-Type: application/xml",
-    "Content-Encoding: gzip", "Content-Encoding: deflate",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Content-Type: text/plain",
+        "Content-Type: application/json; charset=utf-16",
+        "Content-Type: application/xml",
+        "Content-Encoding: gzip",
+        "Content-Encoding: deflate",
+    ],
+)
 async def test_what_cannot_be_read_is_a_415(pair, line):
     gateway, backend = pair
     answer = await gateway.ask(post(BODY, line))
@@ -238,10 +307,15 @@ async def test_what_cannot_be_read_is_a_415(pair, line):
     assert not backend.requests
 
 
-@pytest.mark.parametrize("line", [
-    "Content-Type: application/json; charset=UTF-8", "Content-Type: Application/JSON", "Content-Encoding: identity",
-    "Content-Type: application/vnd.x+json",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Content-Type: application/json; charset=UTF-8",
+        "Content-Type: Application/JSON",
+        "Content-Encoding: identity",
+        "Content-Type: application/vnd.x+json",
+    ],
+)
 async def test_json_by_any_of_its_names_is_read(pair, line):
     gateway, backend = pair
     assert (await gateway.ask(post(BODY, line))).status == 200
@@ -250,8 +324,14 @@ async def test_json_by_any_of_its_names_is_read(pair, line):
 
 async def test_the_model_may_stand_in_a_header_where_the_body_is_opaque(renaming):
     gateway, backend = renaming
-    answer = await gateway.ask(post(b"\x00\x01", "Content-Type: audio/wav", "x-spillway-model: qwen-1",
-                                    path="/v1/audio/transcriptions"))  # fmt: skip
+    answer = await gateway.ask(
+        post(
+            b"\x00\x01",
+            "Content-Type: audio/wav",
+            "x-spillway-model: qwen-1",
+            path="/v1/audio/transcriptions",
+        )
+    )
     assert answer.status == 200
     assert backend.requests[0].body == b"\x00\x01"
     assert not backend.requests[0].all("x-spillway-model")
