@@ -10,6 +10,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from random import SystemRandom, getrandbits, seed
 
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
@@ -174,7 +175,7 @@ async def run(config: Config, announce: Callable[[Gateway], None]) -> None:
 def _uniform_draws() -> Callable[[], int]:
     """64 random bits a call, from a generator seeded by the system."""
     seed(SystemRandom().getrandbits(128))
-    return lambda: getrandbits(64)
+    return partial(getrandbits, 64)
 
 
 def _server_tls(config: Config) -> ssl.SSLContext | None:

@@ -287,43 +287,41 @@ class Fleet:
             Undrained: self._on_undrained,
             Ticked: self._on_ticked,
         }
-        # Backends that left the configuration while work ran on them, until that work ends.
-        self._leaving: dict[str, BackendState] = {}
+        # All backends that events may speak of: those of the view, and those that left the configuration
+        # while work ran on them, until that work ends.
+        self._states: dict[str, BackendState] = {}
 
     def apply(self, event: Event, now_s: float) -> tuple[Effect, ...]:
         """Takes in one event. Raises UnknownName for a drain of nobody; nothing is changed then."""
         return self._handlers[type(event)](event, now_s)
 
-    def _state(self, backend_id: str) -> BackendState | None:
-        return self.view.backends.get(backend_id) or self._leaving.get(backend_id)
-
     def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> tuple[Effect, ...]:
-        state = self._state(event.backend_id)
+        state = self._states.get(event.backend_id)
         if state is not None:
             state.in_flight += 1
         return ()
 
     def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> tuple[Effect, ...]:
-        state = self._state(event.backend_id)
+        state = self._states.get(event.backend_id)
         if state is not None:
             state.latency.observe(event.ttft_s, now_s)
         return ()
 
     def _on_attempt_finished(self, event: AttemptFinished, now_s: float) -> tuple[Effect, ...]:
-        state = self._state(event.backend_id)
+        state = self._states.get(event.backend_id)
         if state is not None:
             assert state.in_flight > 0, f"{state}: finished more often than started"
             state.in_flight -= 1
             if event.ttft_s is not None:
                 state.latency.observe(event.ttft_s, now_s)
             state.slot_gap.slot_freed(now_s)
-            if state.in_flight == 0:
-                self._leaving.pop(event.backend_id, None)
+            if state.in_flight == 0 and event.backend_id not in self.view.backends:
+                del self._states[event.backend_id]
         return ()
 
     def _on_configured(self, event: FleetConfigured, now_s: float) -> tuple[Effect, ...]:
         view = self.view
-        known = {**self._leaving, **view.backends}
+        known = self._states
         old_clusters, old_backends = view.clusters, view.backends
         view.tiers = event.tiers
         view.cluster_policy = CLUSTER_POLICIES[event.cluster_policy]
@@ -335,9 +333,8 @@ class Fleet:
                 state.drained_until_s = old.drained_until_s
             view.clusters[cluster.name] = state
             view.backends.update((backend.id, backend) for backend in states)
-        self._leaving = {
-            id_: state for id_, state in known.items() if id_ not in view.backends and state.in_flight
-        }
+        leaving = {id_: state for id_, state in known.items() if state.in_flight}
+        self._states = leaving | view.backends
         self._refresh()
         removed = tuple(id_ for id_ in old_backends if id_ not in view.backends)
         limits = SetLimits({id_: state.limit for id_, state in view.backends.items()})

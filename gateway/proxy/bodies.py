@@ -88,7 +88,11 @@ def read_json(body: bytes) -> BodyFacts:
         raise invalid(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise invalid("The body is nested too deeply.") from None
-    if body.count(b'"model"') > 1 or body.count(b'"stream"') > 1 or _DISGUISE.search(body):
+    if (
+        body.count(b'"model"') > 1
+        or body.count(b'"stream"') > 1
+        or (b"\\" in body and b"\\u00" in body and _DISGUISE.search(body))
+    ):
         _refuse_duplicates(body)
     model = read.model
     if model is not None and model not in _good_names:

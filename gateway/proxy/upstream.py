@@ -225,7 +225,9 @@ class UpstreamConnection(asyncio.Protocol):
         """The whole answer in one segment, with the head of the last one but for its length."""
         receiver = self._receiver
         assert receiver is not None
-        self._head = head = ResponseHead(head.status, head.forward, len(body), False, False, head.is_encoded)
+        if len(body) != head.length:
+            head = head._replace(length=len(body))
+        self._head = head
         self._keeps_alive = True
         receiver.on_answer_head(head)
         if body:
