@@ -336,6 +336,8 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
             special[rule] = value.strip(b" \t")
             if rule in _KEPT:
                 lines.append(b"%b: %b\r\n" % (name, value))
+    if max(map(len, lines)) > MAX_LINE_BYTES:
+        raise BadResponse(f"a header line longer than {MAX_LINE_BYTES} bytes")
     forward = b"".join(lines)
     if (connection := special.get(Rule.CONNECTION)) is not None:
         forward = _without(forward, {token.strip().lower() for token in connection.split(b",")})
