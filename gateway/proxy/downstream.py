@@ -45,7 +45,6 @@ class DownstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
-        "_body_bytes",
         "_chunks",
         "_endpoint",
         "_exchange",
@@ -57,6 +56,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_is_paused_for_budget",
         "_is_upgrade",
         "_owed_bytes",
+        "_owed_since_s",
         "_owes_continue",
         "_parser",
         "_plane",
@@ -68,8 +68,10 @@ class DownstreamConnection(asyncio.Protocol):
         "_unread",
         "_url",
         "_waiting",
+        "body_bytes",
         "deadline_s",
         "forwarded",
+        "may_exceed_budget",
         "paused_since_s",
         "peer",
         "transport",
@@ -85,6 +87,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._is_paused_for_budget = False
         self._framing_head = False
         self._owed_bytes = 0
+        self._owed_since_s = 0.0
         self._repeated = RepeatedHead()
         self._repeated_head: RequestHead | None = None
         self._repeated_endpoint: Endpoint | None = None
@@ -103,7 +106,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._endpoint: Endpoint | None = None
         self._refusal: Refusal | None = None
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self.body_bytes = 0
+        self.may_exceed_budget = False
         self._raw_head = b""
         self._chunks: ChunkedBody | None = None
         self._is_begun = False
@@ -146,8 +150,8 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
         self._plane.left(self)
-        self._plane.give_back_bytes(self._body_bytes + sum(len(r.body) for r in self._waiting))
-        self._body_bytes = 0
+        self._plane.give_back_bytes(self.body_bytes + sum(len(r.body) for r in self._waiting))
+        self.body_bytes = 0
         self._waiting.clear()
         if self._exchange is not None:
             self._exchange.client_left()
@@ -193,7 +197,7 @@ class DownstreamConnection(asyncio.Protocol):
             return found + 4 - len(begun) if found >= 0 else len(data)
         if self._chunks is not None:
             return self._chunks.part_end(data, at)
-        return min(len(data), at + (head.content_length or 0) - self._body_bytes)
+        return min(len(data), at + (head.content_length or 0) - self.body_bytes)
 
     def _feed(self, part: bytes) -> None:
         try:
@@ -211,7 +215,7 @@ class DownstreamConnection(asyncio.Protocol):
         if (chunks := self._chunks) is not None and not self._is_closing:
             if chunks.promised_bytes > self._plane.max_body_bytes:
                 self._refuse_and_close(body_too_large(self._plane.max_body_bytes))
-            elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self._body_bytes:
+            elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
                 self._refuse_and_close(malformed("Too much chunk framing for the body it carries."))
 
     def _read_without_upgrade(self) -> None:
@@ -274,11 +278,11 @@ class DownstreamConnection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         size = len(chunk)
-        if self._body_bytes + size > self._plane.max_body_bytes:
+        if self.body_bytes + size > self._plane.max_body_bytes:
             raise body_too_large(self._plane.max_body_bytes)
-        self._body_bytes += size
+        self.body_bytes += size
         self._body.append(chunk)
-        if self._plane.take_bytes(size):
+        if self._plane.take_bytes(size) and not (self.may_exceed_budget or self._is_paused_for_budget):
             self._is_paused_for_budget = True
             self._plane.wait_for_bytes(self)
             self.transport.pause_reading()
@@ -327,7 +331,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """The next request's turn, unless the client has answers to read first."""
         if self.paused_since_s is not None:
-            self.deadline_s = self.paused_since_s + self._plane.timeouts.write_s
+            self.deadline_s = self.paused_since_s  # whether it reads is looked at in each sweep
             return
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -365,15 +369,18 @@ class DownstreamConnection(asyncio.Protocol):
         self._unread = b""
         refusal.closes = True
         request = Request(self._head, self._endpoint, b"", self._plane.clock(), refusal)
-        self._plane.give_back_bytes(self._body_bytes)
+        self._plane.give_back_bytes(self.body_bytes)
         self._forget()
         self._accept(request)
 
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""
+        is_all_read = not (self._is_closing or self._is_begun or self._unread)
         self._is_closing = True
         self._plane.writes.flush()
-        if self.transport.can_write_eof():
+        if self._plane.is_draining and is_all_read:
+            self.transport.close()
+        elif self.transport.can_write_eof():
             self.transport.write_eof()
             self.transport.resume_reading()
             self.deadline_s = self._plane.clock() + LINGER_S
@@ -394,17 +401,23 @@ class DownstreamConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed: the client did not finish a request, or did not send one."""
-        owed_bytes = self.transport.get_write_buffer_size()
-        if owed_bytes and owed_bytes != self._owed_bytes:
-            # It still reads an answer, slowly: only who reads nothing for this long is given up.
-            self._owed_bytes = owed_bytes
-            self.deadline_s = self._plane.clock() + self._plane.timeouts.write_s
+        if self.transport.get_write_buffer_size():
+            if self.is_stuck(self._plane.clock()):
+                self.transport.abort()
         elif self._is_begun and not self._is_closing:
             self._refuse_and_close(
                 Refusal(408, "invalid_request", "The request did not end in time.", closes=True)
             )
         else:
             self.transport.abort()
+
+    def is_stuck(self, now_s: float) -> bool:
+        """Whether the client has read nothing of what waits for it, for as long as it may."""
+        owed_bytes = self.transport.get_write_buffer_size()
+        if owed_bytes != self._owed_bytes:
+            self._owed_bytes = owed_bytes
+            self._owed_since_s = now_s
+        return now_s - self._owed_since_s > self._plane.timeouts.write_s
 
     @property
     def is_idle(self) -> bool:
@@ -414,7 +427,7 @@ class DownstreamConnection(asyncio.Protocol):
         """Ends the connection so that the client sees a truncated answer."""
         self._is_closing = True
         self._plane.writes.flush()
-        self.deadline_s = self._plane.clock() + self._plane.timeouts.write_s  # for what it has yet to read
+        self.deadline_s = self._plane.clock()  # whether it reads the rest is looked at in each sweep
         self.transport.close()
 
     def __repr__(self) -> str:

@@ -221,6 +221,8 @@ class Exchange:
             self._settle(Outcome.of(reason))
         if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
             return False
+        if reason is Reason.SHUTDOWN:
+            return False
         rest = plan.without(lease.candidate)
         successor = await self._plane.store.lease(rest) if rest is not None else None
         if successor is None:
@@ -352,7 +354,7 @@ class Exchange:
             finally:
                 self._settle(_CLIENT_LEFT)
                 self._finish()
-        else:
+        elif self._task is None:  # else an answer is held already: what comes after that verdict is no other
             self._task = self._plane.loop.create_task(self._run(reason))
 
     # --- ends ----------------------------------------------------------------------------------------
@@ -475,14 +477,13 @@ class Exchange:
         if self._upstream is None:
             return  # connecting has its own deadline; so has waiting for the store
         timeouts = self._plane.timeouts
-        paused_since_s = self._connection.paused_since_s
         if now_s >= self._total_deadline_s:
             self.stop(Reason.TOTAL_TIMEOUT)
         elif not self.is_committed:
             if now_s >= self._first_byte_deadline_s and self._held_chunks is None:
                 self.stop(Reason.FIRST_BYTE_TIMEOUT)
-        elif paused_since_s is not None:
-            if now_s - paused_since_s > timeouts.write_s:
+        elif self._connection.paused_since_s is not None:
+            if self._connection.is_stuck(now_s):
                 self._connection.transport.abort()
         elif self._has_progressed:
             self._has_progressed = False

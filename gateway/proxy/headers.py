@@ -247,7 +247,7 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
         elif rule is Rule.EXPECT:
             if value.lower() != b"100-continue":
                 raise malformed("The only expectation known is '100-continue'.", status=417)
-            head.expects_continue = True
+            head.expects_continue = version == "1.1"  # HTTP/1.0 knows no interim answers
         elif rule is Rule.REQUEST_ID:
             head.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif rule is Rule.MODEL:
@@ -336,6 +336,8 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
             special[rule] = value.strip(b" \t")
             if rule in _KEPT:
                 lines.append(b"%b: %b\r\n" % (name, value))
+    if max(map(len, lines)) > MAX_LINE_BYTES:
+        raise BadResponse(f"a header line longer than {MAX_LINE_BYTES} bytes")
     forward = b"".join(lines)
     if (connection := special.get(Rule.CONNECTION)) is not None:
         forward = _without(forward, {token.strip().lower() for token in connection.split(b",")})

@@ -152,6 +152,23 @@ class DataPlane:
         while self._out_of_bytes and self.buffered_bytes <= self._max_buffered_bytes:
             self._out_of_bytes.popleft().read_again()
 
+    def _end_standstill(self) -> None:
+        """Bodies half read that fill the budget would wait for each other: the longest waiting may end.
+
+        Only when no whole request holds bytes, which it will give back; and only one at a time.
+        """
+        if not self._out_of_bytes or self.buffered_bytes <= self._max_buffered_bytes:
+            return
+        half_read = sum(connection.body_bytes for connection in self._connections)
+        if half_read < self.buffered_bytes or any(c.may_exceed_budget for c in self._connections):
+            return
+        while self._out_of_bytes:
+            connection = self._out_of_bytes.popleft()
+            if connection in self._connections:
+                connection.may_exceed_budget = True
+                connection.read_again()
+                return
+
     # --- the sweep -----------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
@@ -164,6 +181,7 @@ class DataPlane:
                     connection.expire()
             for pool in self.pools.values():
                 pool.sweep(now_s)
+            self._end_standstill()
         except Exception:
             log.exception("the sweep failed")
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
+# A turn may read megabytes from one backend: what is large is written at once, so that back-pressure is felt.
+MAX_WAITING_BYTES = 16 * 1024
+
 
 class WriteBatch:
     """Keeps the order of writes per transport. Flush before a transport is closed: see `flush`."""
@@ -23,6 +26,8 @@ class WriteBatch:
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append((transport, data))
+        if len(data) > MAX_WAITING_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Writes all that waits, now."""

@@ -12,6 +12,7 @@ import uvloop
 
 from gateway.app import Gateway
 from gateway.config.loading import parse
+from gateway.ports import RequestRecord, Telemetry
 from gateway.proxy.plane import DataPlane
 from tests.proxy.dialogue import Answer, Client, ScriptedBackend, post, settled
 
@@ -24,6 +25,17 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {"uvloop": uvloop.new_event_loop}
 
 
+class _Noting:
+    """Telemetry that also lets the test look at the records."""
+
+    def __init__(self, inner: Telemetry, records: list[RequestRecord]) -> None:
+        self._inner, self._records = inner, records
+
+    def record(self, record: RequestRecord) -> None:
+        self._records.append(record)
+        self._inner.record(record)
+
+
 class Running:
     """A gateway under test, its clients, and what it holds at the moment."""
 
@@ -31,7 +43,9 @@ class Running:
         self.gateway = gateway
         self.good_request = good_request
         self.is_stopped = False
+        self.records: list[RequestRecord] = []
         self._clients: list[Client] = []
+        self.plane.telemetry = _Noting(self.plane.telemetry, self.records)
 
     @property
     def plane(self) -> DataPlane:
@@ -137,7 +151,7 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
     yield start
     try:
         for running in started:
-            if not running.is_stopped:
+            if not running.is_stopped:  # a test that ends a gateway looks for itself
                 await running.check_clean()
                 for backend in backends:
                     await backend.heal()
@@ -145,5 +159,4 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
                 await running.check_clean()
     finally:
         for running in started:
-            if not running.is_stopped:
-                await running.stop()
+            await running.stop()

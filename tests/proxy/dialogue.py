@@ -91,6 +91,8 @@ class ScriptedBackend:
         self.malformed: list[bytes] = []
         self.connections: list[_BackendConnection] = []
         self.received_bytes = 0
+        # Sees bytes before they are read as requests; True when they shall not be.
+        self.intercept: Callable[[_BackendConnection, bytes], bool] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -116,6 +118,7 @@ class ScriptedBackend:
         """From now on every request gets a good answer."""
         self.scripts.clear()
         self.default = [reply()]
+        self.intercept = None
         if self._server is None:
             await self.listen()
 
@@ -159,6 +162,8 @@ class _BackendConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._backend.received_bytes += len(data)
+        if self._backend.intercept is not None and self._backend.intercept(self, data):
+            return
         self._raw += data
         self._parser.receive_data(data)
         try:

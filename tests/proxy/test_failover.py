@@ -197,7 +197,10 @@ async def test_a_pooled_connection_that_ends_is_discarded(start_backend, start_g
     assert (await gateway.ask(post())).status == 200
 
 
-async def test_a_broken_error_answer_does_not_become_a_fault_of_the_gateway(start_backend, start_gateway):
+@pytest.mark.parametrize("is_warm", [False, True])
+async def test_a_broken_error_answer_does_not_become_a_fault_of_the_gateway(
+    start_backend, start_gateway, is_warm
+):
     """The primary's 500 is held, the backup is full, and the rest of the 500 is not HTTP."""
     primary, backup = await start_backend(), await start_backend()
     gateway = await start_gateway(primary, backup, limit=1)
@@ -208,12 +211,24 @@ async def test_a_broken_error_answer_does_not_become_a_fault_of_the_gateway(star
     await busy.send(post())
     assert await settled(lambda: len(backup.requests) == 1)
     await primary.listen()
+    if is_warm:
+        assert (await gateway.ask(post())).header("x-spillway-cluster") == "primary"
     broken = b"HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello")
     primary.will(broken + b"ZZ\r\n")
     answer = await gateway.ask(post())
     assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
     done.set()
     assert (await busy.answer()).status == 200
+
+
+async def test_an_error_answer_that_breaks_while_it_is_held_moves_on_once(two):
+    gateway, primary, backup = two
+    broken = b"HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello")
+    for ending in (b"ZZ\r\n", Ending.RST, Ending.FIN):
+        await gateway.ask(post())  # the connection is warm
+        primary.will(broken, ending)
+        assert is_from_backup(await gateway.ask(post()))
+    assert len(backup.requests) == 3
 
 
 async def test_a_connection_whose_answer_was_held_serves_again(two):
