@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,18 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
     finally:
         for running in started:
             await running.stop()
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port on which connecting never ends: its listener's queue is full and nobody accepts."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port

@@ -32,13 +32,14 @@ async def test_a_long_prompt_may_take_longer(start_backend, start_gateway):
     assert answer.status == 200
 
 
-async def test_a_backend_that_accepts_nobody_is_left_after_the_connect_timeout(start_backend, start_gateway):
+async def test_a_backend_that_accepts_nobody_is_left_after_the_connect_timeout(
+    start_backend, start_gateway, deaf_port
+):
     backup = await start_backend()
-    # 192.0.2.0/24 is for documentation: nothing answers there, or the network says so at once.
     gateway = await start_gateway(f"""
         timeouts: {{connect: 200ms}}
         clusters:
-        - {{name: nowhere, limit: 8, backends: ['http://192.0.2.1:9']}}
+        - {{name: nowhere, limit: 8, backends: ['http://127.0.0.1:{deaf_port}']}}
         - {{name: backup, tier: backup, limit: 8, backends: ['{backup.url}']}}
         """)
     began_s = time.monotonic()
