@@ -36,9 +36,7 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, ...]:
         for number in range(draw(st.integers(1, 3))):
             name = f"{tier}{number}"
             backends = tuple(
-                Backend(
-                    f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(st.sampled_from((1.0, 3.0)))
-                )
+                Backend(f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(weights))
                 for at in range(draw(st.integers(1, 4)))
             )
             models = draw(st.sampled_from(({}, {"llama": None}, {"q*": None, "llama": "other"})))
