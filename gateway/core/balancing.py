@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gateway.core.fleet import BackendState, ClusterState
 
-_FRACTION = 1.0 / 2**64
+# Clusters are chosen by the top 24 bits of the draw.
+_CLUSTER_SHIFT = 40
+_FRACTION = 1.0 / 2**24
 
 
 def order_backends(backends: Sequence[BackendState], draw: int, now_s: float) -> Sequence[BackendState]:
@@ -34,9 +36,12 @@ def order_backends(backends: Sequence[BackendState], draw: int, now_s: float) ->
 
 
 def _two_of(count: int, draw: int) -> tuple[int, int]:
-    """Two different indexes below `count`, from disjoint bits of the draw; their order is random too."""
-    first = (draw & 0xFFFFFFFF) % count
-    second = (draw >> 32) % (count - 1)
+    """Two different indexes below `count`; their order is random too.
+
+    From bits 0-19 and 20-39 of the draw: the choice of the cluster has the bits above for itself.
+    """
+    first = (draw & 0xFFFFF) % count
+    second = (draw >> 20 & 0xFFFFF) % (count - 1)
     return first, second + (second >= first)
 
 
@@ -44,7 +49,7 @@ def by_weight(clusters: Sequence[ClusterState], draw: int) -> Sequence[ClusterSt
     """The first by weighted chance, the others by falling weight."""
     if len(clusters) == 1:
         return clusters
-    mark = draw * _FRACTION * sum(cluster.weight for cluster in clusters)
+    mark = (draw >> _CLUSTER_SHIFT) * _FRACTION * sum(cluster.weight for cluster in clusters)
     chosen = clusters[-1]
     for cluster in clusters:
         mark -= cluster.weight
@@ -59,9 +64,9 @@ def by_least_loaded(clusters: Sequence[ClusterState], draw: int) -> Sequence[Clu
     """By the share of the limit in use, ties at random."""
     if len(clusters) == 1:
         return clusters
-    start = draw % len(clusters)
+    start = (draw >> _CLUSTER_SHIFT) % len(clusters)
     turned = [*clusters[start:], *clusters[:start]]
-    return sorted(turned, key=lambda cluster: cluster.in_flight / cluster.limit)
+    return sorted(turned, key=lambda cluster: cluster.load)
 
 
 ClusterPolicy = Callable[[Sequence["ClusterState"], int], Sequence["ClusterState"]]

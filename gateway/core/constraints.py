@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 
@@ -26,6 +25,20 @@ def match_model(models: Mapping[str, str | None], model: str | None) -> ModelMat
     if model in models:
         return ModelMatch(model, models[model])
     for pattern, upstream_name in models.items():
-        if "*" in pattern and fnmatchcase(model, pattern):
+        if "*" in pattern and _fits(pattern, model):
             return ModelMatch(pattern, upstream_name)
     return None
+
+
+def _fits(pattern: str, model: str) -> bool:
+    """`*` stands for any run of characters, none included; nothing else is special."""
+    first, *middle, last = pattern.split("*")
+    if not model.startswith(first):
+        return False
+    at = len(first)
+    for piece in middle:
+        found = model.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return len(model) - len(last) >= at and model.endswith(last)

@@ -153,6 +153,12 @@ class ClusterState:
     def limit(self) -> int:
         return sum(backend.limit for backend in self.backends)
 
+    @property
+    def load(self) -> float:
+        """The share of the slots in use among the backends that may get new work."""
+        members = self.open_backends
+        return sum(b.in_flight for b in members) / (sum(b.limit for b in members) or 1)
+
     def refresh(self) -> None:
         """Works out again who may get new work."""
         is_open = self.drained_until_s is None
@@ -229,12 +235,13 @@ class FleetView:
             for tier in self.tiers
             for cluster in self.clusters.values()
             if cluster.cluster.tier == tier
-            and cluster.backends
             and (match := match_model(cluster.cluster.models, model)) is not None
         ]
         if not matching:
             return None
-        preferred_tier = matching[0][0].cluster.tier
+        # A cluster without any backend at the moment is nobody's first choice.
+        preferred = next((cluster for cluster, _ in matching if cluster.backends), matching[0][0])
+        preferred_tier = preferred.cluster.tier
         route_model = next((match.rule for _, match in matching if match.rule is not None), "other")
         tiers: list[ServingTier] = []
         for tier in self.tiers:
@@ -297,8 +304,14 @@ class Fleet:
 
     def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> tuple[Effect, ...]:
         state = self._states.get(event.backend_id)
-        if state is not None:
-            state.in_flight += 1
+        if state is None:
+            # Its lease was given just before it left the configuration: it may be back before the end.
+            state = self._states[event.backend_id] = BackendState(Backend(event.backend_id, "", 1))
+        if state.in_flight == 0:
+            state.slot_gap.work_began(now_s)
+        if state.in_flight == 0:
+            state.slot_gap.work_began(now_s)
+        state.in_flight += 1
         return ()
 
     def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> tuple[Effect, ...]:
@@ -323,8 +336,8 @@ class Fleet:
         view = self.view
         known = self._states
         old_clusters, old_backends = view.clusters, view.backends
-        view.tiers = event.tiers
         view.cluster_policy = CLUSTER_POLICIES[event.cluster_policy]
+        view.tiers = event.tiers
         view.clusters, view.backends = {}, {}
         for cluster in event.clusters:
             states = tuple(self._kept_or_new(known, backend) for backend in cluster.backends)

@@ -45,19 +45,23 @@ class PeakEwma:
 
 
 class SlotGap:
-    """How many seconds pass between two slots coming free: what a refused client is told to wait."""
+    """How many seconds a busy backend takes to free a slot: what a refused client is told to wait."""
 
-    __slots__ = ("_ended_s", "gap_s")
+    __slots__ = ("_since_s", "gap_s")
 
     # A plain moving average: an eighth of each new gap, as TCP's smoothed round trip time has it.
     _KEEP = 7 / 8
 
     def __init__(self) -> None:
-        self._ended_s: float | None = None
+        self._since_s: float | None = None
         self.gap_s: float | None = None
 
+    def work_began(self, now_s: float) -> None:
+        """The backend was idle until now: how long nobody asked says nothing about its pace."""
+        self._since_s = now_s
+
     def slot_freed(self, now_s: float) -> None:
-        if self._ended_s is not None:
-            gap_s = now_s - self._ended_s
+        if self._since_s is not None:
+            gap_s = now_s - self._since_s
             self.gap_s = gap_s if self.gap_s is None else self.gap_s * self._KEEP + gap_s * (1 - self._KEEP)
-        self._ended_s = now_s
+        self._since_s = now_s

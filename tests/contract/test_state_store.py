@@ -1,0 +1,97 @@
+"""What every StateStore promises, whichever way it keeps its counts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.core.model import Backend, Candidate, Plan, PlanReason
+
+
+def plan_over(*backend_ids: str) -> Plan:
+    seats = [
+        Candidate(Backend(b, "http://b", 1), "c", "primary", PlanReason.FIRST_CHOICE) for b in backend_ids
+    ]
+    return Plan(tuple(seats), "primary")
+
+
+async def taken(store, *backend_ids: str) -> str | None:
+    lease = await store.lease(plan_over(*backend_ids))
+    return None if lease is None else lease.candidate.backend.id
+
+
+async def test_the_first_candidate_with_room_wins(store):
+    store.set_limits({"a": 1, "b": 2})
+    assert [await taken(store, "a", "b") for _ in range(4)] == ["a", "b", "b", None]
+    assert (store.leases_held("a"), store.leases_held("b")) == (1, 2)
+
+
+async def test_hundreds_at_once_get_exactly_the_limit(store):
+    store.set_limits({"a": 7, "b": 5})
+    leases = await asyncio.gather(*(store.lease(plan_over("a", "b")) for _ in range(300)))
+    given = [lease.candidate.backend.id for lease in leases if lease is not None]
+    assert (given.count("a"), given.count("b")) == (7, 5)
+
+
+async def test_a_slot_given_back_goes_to_the_next(store):
+    store.set_limits({"a": 1})
+    lease = await store.lease(plan_over("a"))
+    assert await taken(store, "a") is None
+    store.release(lease)
+    assert store.leases_held("a") == 0
+    assert await taken(store, "a") == "a"
+
+
+async def test_releasing_twice_is_releasing_once(store):
+    store.set_limits({"a": 2})
+    first = await store.lease(plan_over("a"))
+    await store.lease(plan_over("a"))
+    store.release(first)
+    store.release(first)
+    assert store.leases_held("a") == 1
+    assert [await taken(store, "a") for _ in range(2)] == ["a", None]
+
+
+async def test_a_backend_that_left_gives_no_lease_and_takes_back_those_out(store):
+    store.set_limits({"a": 2, "b": 1})
+    lease = await store.lease(plan_over("a"))
+    store.set_limits({"b": 1})
+    assert await taken(store, "a", "b") == "b"
+    store.release(lease)
+    assert store.leases_held("a") == 0
+
+
+async def test_a_limit_may_change_while_leases_are_out(store):
+    store.set_limits({"a": 3})
+    leases = [await store.lease(plan_over("a")) for _ in range(3)]
+    store.set_limits({"a": 1})
+    for lease in leases[:2]:
+        store.release(lease)
+        assert await taken(store, "a") is None, "given above the lowered limit"
+    store.release(leases[2])
+    assert await taken(store, "a") == "a"
+    store.set_limits({"a": 2})
+    assert [await taken(store, "a") for _ in range(2)] == ["a", None]
+
+
+async def test_what_is_given_without_asking_is_what_asking_would_give(store):
+    store.set_limits({"a": 1, "b": 1})
+    lease = store.lease_now(plan_over("a", "b"))
+    assert lease is None or lease.candidate.backend.id == "a"
+    expected = "a" if lease is None else "b"
+    assert await taken(store, "a", "b") == expected
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_cancelled_while_it_asks_it_leaves_no_slot_taken(store, steps):
+    store.set_limits({"a": 1})
+    asking = asyncio.get_running_loop().create_task(store.lease(plan_over("a")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    asking.cancel()
+    lease = (await asyncio.gather(asking, return_exceptions=True))[0]
+    if not isinstance(lease, BaseException):  # it had ended before: the lease is ours
+        store.release(lease)
+    assert store.leases_held("a") == 0
+    assert await taken(store, "a") == "a"
