@@ -98,14 +98,16 @@ def git_commit(folder: Path) -> str:
 
 def spillway(site: Site) -> Launch:
     python = site.spillway_python or Path(sys.executable)
-    probe = "import pathlib, gateway.cli; print(pathlib.Path(gateway.cli.__file__).parent)"
+    probe = "import platform, pathlib, gateway.cli as cli; print(platform.python_version()); "
+    probe += "print(pathlib.Path(cli.__file__).parent)"
     done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=False, cwd=site.work)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no output"]
         raise Failed(f"cannot be imported: {reason[0]}")
     command = [str(python), "-c", "import sys; from gateway.cli import main; sys.exit(main())"]
     argv = [*command, "serve", "-c", site.render("spillway.yaml")]
-    return Launch(argv, git_commit(Path(done.stdout.strip())))
+    python_version, folder = done.stdout.splitlines()
+    return Launch(argv, f"{git_commit(Path(folder))} on CPython {python_version}")
 
 
 def haproxy(site: Site) -> Launch:

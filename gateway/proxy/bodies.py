@@ -28,7 +28,8 @@ _DISGUISE = re.compile(rb"\\u00[4-7]")
 _MAX_GOOD_NAMES = 1024
 _good_names: set[str] = set()
 _SPACE = re.compile(r"[ \t\r\n]*")
-_JSON = json.JSONDecoder()
+# Only where values end is asked for: no number is made of digits, however many there are.
+_JSON = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 class _Read(msgspec.Struct):

@@ -388,8 +388,12 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.close()
 
     def write(self, data: bytes) -> None:
-        """Everything the client gets goes through here, so that it keeps its order."""
+        """Everything the client gets goes through here or `write_on`, so that it keeps its order."""
         self._plane.writes.add(self.transport, data)
+
+    def write_on(self, data: bytes) -> None:
+        """The next part of an answer that has begun."""
+        self._plane.writes.pass_on(self.transport, data)
 
     # --- called by the plane -------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
+_REFUSED = Outcome.of(Reason.REFUSED)
 
 
 class Exchange:
@@ -121,6 +122,7 @@ class Exchange:
         except Exception:
             log.exception("exchange %s failed", self.record.request_id)
             self._fail_inside()
+        self._settle(_REFUSED)
         self._finish()
 
     def _begin(self) -> None:
@@ -252,6 +254,8 @@ class Exchange:
     def _send(self, connection: UpstreamConnection, pool: UpstreamPool) -> None:
         plane, head, endpoint, lease = self._plane, self._head, self._endpoint, self._lease
         assert head is not None and endpoint is not None and lease is not None
+        self._answer_head = None
+        self._upstream = connection
         body = self._body
         target = head.target
         if (upstream_model := lease.candidate.upstream_model) is not None:
@@ -260,8 +264,6 @@ class Exchange:
         self._first_byte_deadline_s = (
             plane.clock() + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
         )
-        self._answer_head = None
-        self._upstream = connection
         connection.send(self, answers.request_head(head, target, pool, self, len(body)), body)
 
     # --- Receiver: what the upstream connection tells ------------------------------------------------
@@ -273,7 +275,7 @@ class Exchange:
         if self.is_committed:
             self._has_progressed = True
             self.record.bytes_out += len(chunk)
-            self._connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk)
+            self._connection.write_on(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk)
         else:
             self._take_first(chunk)
 

@@ -29,6 +29,13 @@ class WriteBatch:
         if len(data) > MAX_WAITING_BYTES:
             self.flush()
 
+    def pass_on(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Writes at once if nothing waits: events come singly, and a batch of one costs a turn."""
+        if self._waiting:
+            self.add(transport, data)
+        else:
+            transport.write(data)
+
     def flush(self) -> None:
         """Writes all that waits, now."""
         waiting, self._waiting = self._waiting, []

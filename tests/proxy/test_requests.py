@@ -335,3 +335,26 @@ async def test_the_model_may_stand_in_a_header_where_the_body_is_opaque(renaming
     assert answer.status == 200
     assert backend.requests[0].body == b"\x00\x01"
     assert not backend.requests[0].all("x-spillway-model")
+
+
+async def test_a_number_of_any_length_may_stand_beside_a_renamed_model(renaming):
+    gateway, backend = renaming
+    number = b"9" * 5000
+    for _ in range(2):  # the second finds an idle connection, and is sent at once
+        assert (await gateway.ask(post(b'{"model":"llama","n":%b}' % number))).status == 200
+    assert backend.requests[-1].body == b'{"model":"meta/Llama-3","n":%b}' % number
+
+
+async def test_a_mistake_of_ours_costs_one_request_and_no_slot(renaming, monkeypatch):
+    gateway, _ = renaming
+    assert (await gateway.ask(post(b'{"model":"llama"}'))).status == 200
+
+    def mistake(*_):
+        raise RuntimeError("a mistake")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.proxy.bodies.with_model", mistake)
+        for _ in range(2):  # at once, then with a new connection: the idle one went with the first
+            answer = await gateway.ask(post(b'{"model":"llama"}'))
+            assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert gateway.is_clean
