@@ -309,8 +309,6 @@ class Fleet:
             state = self._states[event.backend_id] = BackendState(Backend(event.backend_id, "", 1))
         if state.in_flight == 0:
             state.slot_gap.work_began(now_s)
-        if state.in_flight == 0:
-            state.slot_gap.work_began(now_s)
         state.in_flight += 1
         return ()
 

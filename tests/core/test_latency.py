@@ -99,3 +99,13 @@ def test_the_first_gap_counts_in_full_and_later_ones_an_eighth():
 
 def test_slots_freed_together_bring_the_gap_down():
     assert gap_after(0.0, 8.0, 8.0, 8.0) == pytest.approx(8.0 * (7 / 8) ** 2)
+
+
+def test_the_gap_begins_with_the_work_and_not_with_the_slot_freed_before_a_pause():
+    gap = SlotGap()
+    gap.work_began(10.0)
+    gap.slot_freed(12.0)
+    assert gap.gap_s == 2.0
+    gap.work_began(5000.0)
+    gap.slot_freed(5002.0)
+    assert gap.gap_s == pytest.approx(2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,13 +13,14 @@ from gateway.core.fleet import (
     AttemptFinished,
     AttemptStarted,
     Drained,
+    FirstByteSeen,
     Fleet,
     FleetConfigured,
     SetLimits,
     Ticked,
     Undrained,
 )
-from gateway.core.model import Backend, Cluster, Outcome, Plan, Reason, RequestFacts, Shed
+from gateway.core.model import Backend, Cluster, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
 from gateway.core.routing import plan_route
 from gateway.ports import Lease
 from gateway.state.memory import MemoryStore
@@ -44,6 +46,11 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, ...]:
     return tuple(made)
 
 
+def serves(cluster: Cluster, model: str | None) -> bool:
+    """The models drawn above, by hand."""
+    return not cluster.models or model == "llama" or (model == "qwen" and "q*" in cluster.models)
+
+
 class Gateway(RuleBasedStateMachine):
     """Drives fleet and store exactly as an exchange does."""
 
@@ -53,6 +60,9 @@ class Gateway(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.running: list[tuple[Lease, Plan]] = []
         self.now_s = 0.0
+        # What the machine itself knows, told by nobody it tests: the configuration and the drains.
+        self.clusters: tuple[Cluster, ...] = ()
+        self.drained_until_s: dict[str, float] = {}
 
     def tell(self, event) -> None:
         for effect in self.fleet.apply(event, self.now_s):
@@ -61,15 +71,34 @@ class Gateway(RuleBasedStateMachine):
 
     @initialize(made=clusters(), policy=st.sampled_from(("weight", "least_loaded")))
     def start(self, made, policy) -> None:
+        self.clusters = made
         self.tell(FleetConfigured(made, TIERS, policy))
+
+    def allowed(self, model: str | None) -> dict[str, Backend]:
+        """The backends that may get new work for `model`, in the order of the tiers."""
+        return {
+            backend.id: backend
+            for tier in TIERS
+            for cluster in self.clusters
+            if cluster.tier == tier and cluster.name not in self.drained_until_s and serves(cluster, model)
+            for backend in cluster.backends
+            if backend.id not in self.drained_until_s
+        }
 
     @rule(model=st.sampled_from(MODELS), draw=st.integers(0, 2**64 - 1), waits=st.booleans())
     def begin(self, model, draw, waits) -> None:
         plan = plan_route(RequestFacts(model, draw), self.fleet.view, self.now_s)
+        allowed = self.allowed(model)
         if isinstance(plan, Shed):
+            assert not allowed, "refused though somebody may serve it"
+            known = any(serves(cluster, model) for cluster in self.clusters)
+            assert plan.reason is (ShedReason.NO_BACKEND if known else ShedReason.MODEL_NOT_FOUND)
             return
         ids = [candidate.backend.id for candidate in plan.candidates]
-        assert len(ids) == len(set(ids)), "a backend stands twice in a plan"
+        assert sorted(ids) == sorted(allowed), "not every open backend exactly once"
+        ranks = [TIERS.index(candidate.tier) for candidate in plan.candidates]
+        assert ranks == sorted(ranks), "a lower tier before a higher one"
+        assert all(c.backend == allowed[c.backend.id] for c in plan.candidates), "planned as it was once"
         self.take(plan, waits)
 
     def take(self, plan: Plan, waits: bool) -> None:
@@ -86,8 +115,11 @@ class Gateway(RuleBasedStateMachine):
         self.running.append((lease, plan))
 
     def has_slot(self, backend_id: str) -> bool:
-        state = self.fleet.view.backends.get(backend_id)
-        return state is not None and self.store.leases_held(backend_id) < state.limit
+        limits = {backend.id: backend.limit for cluster in self.clusters for backend in cluster.backends}
+        return self.at_work()[backend_id] < limits.get(backend_id, 0)
+
+    def at_work(self) -> Counter[str]:
+        return Counter(lease.candidate.backend.id for lease, _ in self.running)
 
     def settle(self, lease: Lease, reason: Reason) -> None:
         self.store.release(lease)
@@ -101,6 +133,13 @@ class Gateway(RuleBasedStateMachine):
         self.settle(lease, reason)
         if twice:
             self.store.release(lease)
+        self.forget_who_left()
+
+    @precondition(lambda self: self.running)
+    @rule(at=st.integers(0), ttft_s=st.floats(0, 60))
+    def first_byte(self, at, ttft_s) -> None:
+        lease, _ = self.running[at % len(self.running)]
+        self.tell(FirstByteSeen(lease.candidate.backend.id, ttft_s))
 
     @precondition(lambda self: self.running)
     @rule(at=st.integers(0), waits=st.booleans())
@@ -110,51 +149,69 @@ class Gateway(RuleBasedStateMachine):
         rest = plan.without(lease.candidate)
         if rest is not None:
             self.take(rest, waits)
+        self.forget_who_left()
 
     @rule(at=st.integers(0), of_cluster=st.booleans(), for_s=st.sampled_from((1.0, float("inf"))))
     def drain(self, at, of_cluster, for_s) -> None:
         names = list(self.fleet.view.clusters if of_cluster else self.fleet.view.backends)
-        self.tell(Drained(names[at % len(names)], self.now_s + for_s))
+        name = names[at % len(names)]
+        self.drained_until_s[name] = self.now_s + for_s
+        self.tell(Drained(name, self.now_s + for_s))
 
     @rule(at=st.integers(0))
     def undrain(self, at) -> None:
         names = [*self.fleet.view.clusters, *self.fleet.view.backends]
-        self.tell(Undrained(names[at % len(names)]))
+        name = names[at % len(names)]
+        self.drained_until_s.pop(name, None)
+        self.tell(Undrained(name))
 
     @rule(seconds=st.floats(0, 5))
     def time_passes(self, seconds) -> None:
         self.now_s += seconds
+        # A drain of a backend that left for now is looked at when it is back.
+        names = self.names()
+        over = [n for n, until_s in self.drained_until_s.items() if n in names and until_s <= self.now_s]
+        for name in over:
+            del self.drained_until_s[name]
         self.tell(Ticked())
+
+    def names(self) -> set[str]:
+        return {c.name for c in self.clusters} | {b.id for c in self.clusters for b in c.backends}
 
     @rule(made=clusters())
     def reload(self, made) -> None:
+        self.clusters = made
         self.tell(FleetConfigured(made, TIERS))
+        self.forget_who_left()
+
+    def forget_who_left(self) -> None:
+        """A backend that left the configuration keeps its drain while work runs on it."""
+        kept = self.names() | set(self.at_work())
+        self.drained_until_s = {n: until_s for n, until_s in self.drained_until_s.items() if n in kept}
 
     @invariant()
     def counts_agree(self) -> None:
-        running: dict[str, int] = {}
-        for lease, _ in self.running:
-            backend_id = lease.candidate.backend.id
-            running[backend_id] = running.get(backend_id, 0) + 1
-        for backend_id, state in self.fleet.view.backends.items():
-            assert state.in_flight == self.store.leases_held(backend_id) == running.get(backend_id, 0)
+        """Fleet, store and what really runs; on backends that left the configuration too."""
+        at_work = self.at_work()
+        assert all(self.store.leases_held(id_) == count for id_, count in at_work.items())
+        assert set(self.fleet._states) == set(self.fleet.view.backends) | set(at_work), "forgotten, or never"
+        for id_, state in self.fleet._states.items():
+            assert state.in_flight == self.store.leases_held(id_) == at_work[id_]
 
     @invariant()
-    def drained_ones_are_in_no_plan(self) -> None:
-        view = self.fleet.view
-        for model in MODELS:
-            plan = plan_route(RequestFacts(model, 7), view, self.now_s)
-            if isinstance(plan, Plan):
-                for candidate in plan.candidates:
-                    assert view.backends[candidate.backend.id].drained_until_s is None
-                    assert view.clusters[candidate.cluster].drained_until_s is None
+    def a_drain_lasts_as_long_as_told(self) -> None:
+        """Through every reload, and with a backend that left while work ran on it."""
+        states = {**self.fleet.view.clusters, **self.fleet._states}
+        marks = {name: state.drained_until_s for name, state in states.items()}
+        assert {name: mark for name, mark in marks.items() if mark is not None} == self.drained_until_s
 
     def teardown(self) -> None:
-        for lease, _ in self.running:
+        touched = {lease.candidate.backend.id for lease, _ in self.running} | set(self.fleet._states)
+        while self.running:
+            lease, _ = self.running.pop()
             self.settle(lease, Reason.CLIENT_LEFT)
-        states = self.fleet.view.backends.values()
-        assert all(state.in_flight == 0 for state in states)
-        assert all(self.store.leases_held(state.id) == 0 for state in states)
+        assert all(state.in_flight == 0 for state in self.fleet._states.values())
+        assert all(self.store.leases_held(id_) == 0 for id_ in touched)
 
 
 TestGateway = Gateway.TestCase
