@@ -1,1 +1,1 @@
-"""The data plane: protocols on both sides, one coroutine per exchange."""
+"""The data plane: protocols on both sides; a coroutine only for exchanges that have to wait."""
