@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.constraints import ModelMatch, match_model
-from gateway.core.latency import PeakEwma, SlotGap
+from gateway.core.latency import LatencySummary, PeakEwma, SlotGap
 from gateway.core.model import Backend, Candidate, Cluster, Outcome, Plan, PlanReason
 
 FOREVER_S = float("inf")
@@ -53,6 +53,13 @@ class AttemptFinished(NamedTuple):
     ttft_s: float | None = None
 
 
+class LatencyHeard(NamedTuple):
+    """Other gateways have told what they saw of a backend."""
+
+    backend_id: str
+    summary: LatencySummary
+
+
 class Drained(NamedTuple):
     """No new work for a cluster or a backend until `until_s` (monotonic)."""
 
@@ -68,7 +75,16 @@ class Ticked(NamedTuple):
     """Time has passed: drains that have run out end."""
 
 
-Event = FleetConfigured | AttemptStarted | FirstByteSeen | AttemptFinished | Drained | Undrained | Ticked
+Event = (
+    FleetConfigured
+    | AttemptStarted
+    | FirstByteSeen
+    | AttemptFinished
+    | LatencyHeard
+    | Drained
+    | Undrained
+    | Ticked
+)
 
 
 # --- effects: what is to be done, imperative ---------------------------------------------------------
@@ -289,6 +305,7 @@ class Fleet:
             AttemptStarted: self._on_attempt_started,
             FirstByteSeen: self._on_first_byte_seen,
             AttemptFinished: self._on_attempt_finished,
+            LatencyHeard: self._on_latency_heard,
             FleetConfigured: self._on_configured,
             Drained: self._on_drained,
             Undrained: self._on_undrained,
@@ -328,6 +345,12 @@ class Fleet:
             state.slot_gap.slot_freed(now_s)
             if state.in_flight == 0 and event.backend_id not in self.view.backends:
                 del self._states[event.backend_id]
+        return ()
+
+    def _on_latency_heard(self, event: LatencyHeard, now_s: float) -> tuple[Effect, ...]:
+        state = self._states.get(event.backend_id)
+        if state is not None:
+            state.latency.hear(event.summary, now_s)
         return ()
 
     def _on_configured(self, event: FleetConfigured, now_s: float) -> tuple[Effect, ...]:
