@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -19,12 +20,17 @@ from gateway.config.fleet import clusters_of, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
+    Drained,
     Event,
     Fleet,
     FleetConfigured,
     SetLimits,
     Ticked,
+    Undrained,
+    UnknownName,
 )
+from gateway.core.latency import LatencySummary
+from gateway.ports import StateStore
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.upstream import pools_of
 from gateway.proxy.writes import WriteBatch
@@ -46,8 +52,8 @@ class Gateway:
         self._config = config
         self._clock = time.monotonic
         self._fleet = Fleet()
-        self._store = MemoryStore()
         self._metrics = Metrics()
+        self._store = self._make_store()
         self._state = GatewayState.STARTING
         self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
         writes = WriteBatch(asyncio.get_running_loop())
@@ -82,9 +88,24 @@ class Gateway:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
 
+    def apply_and_share(self, event: Event) -> None:
+        """An operator's event: what it says of drains is said to all gateways of the fleet."""
+        self.apply(event)
+        match event:
+            case Drained(name, until_s):
+                self._store.share_drain(name, until_s - self._clock())
+            case Undrained(name):
+                self._store.share_drain(name, None)
+
+    def _apply_heard(self, event: Event) -> None:
+        """What other gateways told; they may know clusters that this one does not."""
+        with contextlib.suppress(UnknownName):
+            self.apply(event)
+
     async def start(self) -> None:
         config = self._config
         self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
         self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
@@ -118,6 +139,7 @@ class Gateway:
 
     async def stop(self) -> None:
         await self._plane.close()
+        await self._store.stop()
         await self._admin.stop()
         if self._access_log is not None:
             self._access_log.close()
@@ -128,7 +150,34 @@ class Gateway:
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _status(self) -> GatewayStatus:
-        return GatewayStatus(self._state, len(self._plane.exchanges))
+        health = self._store.health()
+        # A gateway without its store still serves: that is a detail of a ready one.
+        detail = {"store": f"degraded: {health.detail}"} if health.is_degraded else {}
+        return GatewayStatus(self._state, len(self._plane.exchanges), detail)
+
+    def _make_store(self) -> StateStore:
+        state = self._config.state
+        if state.url is None:
+            return MemoryStore()
+        # Only here: redis-py costs memory that a gateway by itself need not pay for.
+        from gateway.state.keys import Keys
+        from gateway.state.redis import RedisLink
+        from gateway.state.shared import Company, SharedStore
+
+        company = Company(
+            clock=self._clock,
+            draw=lambda: getrandbits(53) / 2**53,
+            apply=self._apply_heard,
+            latencies=self._latencies,
+            observe_exchange=self._metrics.record_exchange,
+        )
+        link = RedisLink(state.url.reveal(), Keys(state.fleet).news)
+        return SharedStore(link, state.fleet, company, expected_gateways=self._config.workers)
+
+    def _latencies(self) -> dict[str, LatencySummary]:
+        now_s = self._clock()
+        seen = {id_: state.latency.take_summary(now_s) for id_, state in self._fleet.view.backends.items()}
+        return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
         config, access_log = self._config, self._access_log
@@ -137,6 +186,7 @@ class Gateway:
             GaugeSources(
                 view=self._fleet.view,
                 leases_held=self._store.leases_held,
+                store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
@@ -151,7 +201,7 @@ class Gateway:
             ),
             AdminPorts(
                 view=self._fleet.view,
-                apply=self.apply,
+                apply=self.apply_and_share,
                 status=self._status,
                 drain=self.drain,
                 render_metrics=exposition.render,

@@ -10,6 +10,8 @@ PREFIX = "spillway_"
 TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 # Up to the default `timeouts.total` of ten minutes.
 DURATION_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# A script on a server nearby takes a quarter of a millisecond; past 100 ms an exchange has failed.
+EXCHANGE_BOUNDS_S = (2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02, 1e-01)
 # What the gateway itself adds: about 100 us when all is well.
 OVERHEAD_BOUNDS_S = (5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02)
 
@@ -82,6 +84,22 @@ OVERHEAD = MetricSpec(
     "The share of the duration that the gateway itself added.",
     OVERHEAD_BOUNDS_S,
 )
+STORE_DEGRADED = MetricSpec(
+    "store_degraded",
+    "gauge",
+    (),
+    "1 while the shared store can't be reached and this gateway keeps its share of the limits by itself.",
+)
+STORE_GATEWAYS = MetricSpec(
+    "store_gateways", "gauge", (), "Gateways that share the limits, this one included, as last heard."
+)
+STORE_EXCHANGE = MetricSpec(
+    "store_exchange_seconds",
+    "histogram",
+    ("result",),
+    "One exchange with the shared store; `result` is ok or failed.",
+    EXCHANGE_BOUNDS_S,
+)
 DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
 ACCESS_LOG_DROPPED = MetricSpec(
@@ -109,6 +127,9 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     TTFT,
     DURATION,
     OVERHEAD,
+    STORE_DEGRADED,
+    STORE_GATEWAYS,
+    STORE_EXCHANGE,
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,

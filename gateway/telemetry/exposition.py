@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.core.fleet import FleetView
+from gateway.ports import StoreHealth
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import MetricSpec
 from gateway.telemetry.metrics import Histogram, Metrics
@@ -30,6 +31,7 @@ class GaugeSources:
 
     view: FleetView
     leases_held: Callable[[str], int]
+    store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
@@ -69,6 +71,9 @@ class Exposition(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._backend_gauges()
+        health = self._sources.store_health()
+        yield _gauge(catalogue.STORE_DEGRADED, {(): int(health.is_degraded)})
+        yield _gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
         yield _gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield _gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
 
@@ -86,6 +91,7 @@ class Exposition(Collector):
         timings = self._metrics.timings
         yield _histogram(catalogue.TTFT, {labels: t.ttft for labels, t in timings.items()})
         yield _histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
+        yield _histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield _histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
 
     def _backend_gauges(self) -> Iterator[Metric]:

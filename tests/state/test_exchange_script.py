@@ -92,7 +92,8 @@ def test_a_server_whose_clock_is_set_buries_nobody(fleet, jump_s):
 
 def test_a_stopped_gateway_takes_nothing_when_it_wakes_before_it_has_asked(fleet):
     stopped, other = fleet.gateways
-    taken(fleet, stopped, 2)
+    taken(fleet, stopped, 3)
+    fleet.finish(stopped, 0)  # its slot is idle, and nobody has been told
     pass_time(fleet, TTL_S + 1, other)
     assert taken(fleet, other, 4) == 4, "its slots were given away"
     assert stopped.book.take(fleet.plan("a").candidates, fleet.now_s) is None
