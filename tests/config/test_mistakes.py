@@ -15,7 +15,9 @@ KNOWN_AT_TOP = (
     "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
     "max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
 )
-STATE_SCHEMES = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://"
+STATE_SCHEMES = (
+    "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
+)
 GOOD_CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
 
 
