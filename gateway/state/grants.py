@@ -208,12 +208,12 @@ class GrantBook:
             slots = self.slots.get(candidate.backend.id)
             if slots is None or slots.limit == 0:
                 continue
+            if slots.in_use < slots.allowance and not is_fenced:
+                break
             if not asked:
                 slots.arrivals += 1
             if is_fenced or slots.granted < slots.limit:
                 asked.append(candidate)
-            if slots.in_use < slots.allowance and not is_fenced:
-                break
         return Ask(tuple(asked)) if asked else None
 
     def take_here(self, candidates: Iterable[Candidate], now_s: float) -> Candidate | None:

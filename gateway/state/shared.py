@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from secrets import token_hex
 from typing import Protocol
 
@@ -35,13 +37,17 @@ MIN_GAP_S = 0.002
 # Past this an exchange has failed. A request waits for at most one that fails.
 DEADLINE_S = 0.1
 FIRST_DEADLINE_S = 1.0
-# "Nobody has a slot" is asked once more after this before a request spills: a slot that has just come free
-# elsewhere is on its way through the store.
+# "Nobody has a slot" is asked again so often, and for so long, before a request spills: a slot that has just
+# come free elsewhere is on its way through the store.
 ASK_AGAIN_S = 0.003
+SPILL_PATIENCE_S = 0.008
 # Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
-RECALL_PATIENCE_S = 0.015
+RECALL_PATIENCE_S = 0.020
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
 MAX_ASKS = 256
+
+
+_TIER = attrgetter("tier")
 
 
 class LinkFailed(Exception):
@@ -58,7 +64,7 @@ class Link(Protocol):
     async def exchange(self, keys: Sequence[str], payload: bytes, deadline_s: float) -> bytes:
         """Runs lua/exchange.lua once. Raises LinkFailed; then it may have been run, or not."""
 
-    def news(self) -> AsyncIterator[bytes]:
+    def news(self) -> AsyncGenerator[bytes, None]:
         """The messages of the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
 
     async def close(self) -> None: ...
@@ -106,6 +112,7 @@ class SharedStore:
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
         self._latency_due_s = float("-inf")
+        self._is_stopping = False
         self._failures = 0
         self._backoff_s = 0.0
         self._degraded_since_s: float | None = None
@@ -118,21 +125,19 @@ class SharedStore:
         return Lease(candidate) if candidate is not None else None
 
     async def lease(self, plan: Plan) -> Lease | None:
-        candidates: tuple[Candidate, ...] = plan.candidates
-        while candidates:
-            now_s = self._clock()
-            candidate = self._book.take(candidates, now_s)
-            if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
-                candidate = await self._ask(ask, now_s)
-                refused = ask.candidates
-            else:
-                refused = candidates
-            if candidate is None:
-                candidate = self._book.take_here(candidates, self._clock())
+        # Tier by tier: only when all of the fleet has no slot in one may a request spill to the next.
+        for _, group in groupby(plan.candidates, key=_TIER):
+            candidate = await self._lease_among(tuple(group))
             if candidate is not None:
                 return Lease(candidate)
-            candidates = tuple(c for c in candidates if c not in refused)
         return None
+
+    async def _lease_among(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        now_s = self._clock()
+        candidate = self._book.take(candidates, now_s)
+        if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
+            candidate = await self._ask(ask, now_s)
+        return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
 
     def release(self, lease: Lease) -> None:
         if not lease.is_released:
@@ -157,9 +162,12 @@ class SharedStore:
 
     async def stop(self) -> None:
         """Leaves the fleet: what is held here is free at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_stopping = True
+        left = set(self._tasks)
+        while left:  # again and again: a client library in between may lose a cancellation
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=DEADLINE_S)
         self._tasks = []
         self._let_go_of_waiting(self._asks)
         with contextlib.suppress(LinkFailed):
@@ -208,7 +216,7 @@ class SharedStore:
             else:
                 future.set_result(served.candidate)
             return
-        patience_s = RECALL_PATIENCE_S if served.is_idle_elsewhere else ASK_AGAIN_S
+        patience_s = RECALL_PATIENCE_S if served.is_idle_elsewhere else SPILL_PATIENCE_S
         if now_s - waiting.since_s < patience_s:
             asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again, waiting)
         elif not future.done():
@@ -233,7 +241,7 @@ class SharedStore:
     # --- the tick ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             try:
                 await self._wait_until_due()
                 await self._exchange(FIRST_DEADLINE_S if self._failures else DEADLINE_S)
@@ -349,10 +357,11 @@ class SharedStore:
     # --- news ----------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        while True:
+        while not self._is_stopping:
             with contextlib.suppress(LinkFailed):
-                async for raw in self._link.news():
-                    self._hear(raw)
+                async with contextlib.aclosing(self._link.news()) as news:
+                    async for raw in news:
+                        self._hear(raw)
             await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S / 5 * self._company.draw())
 
     def _hear(self, raw: bytes) -> None:
