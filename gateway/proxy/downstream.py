@@ -395,6 +395,10 @@ class DownstreamConnection(asyncio.Protocol):
         """The next part of an answer that has begun."""
         self._plane.writes.pass_on(self.transport, data)
 
+    def write_chunk(self, data: bytes) -> None:
+        """The same, framed as one chunk."""
+        self._plane.writes.pass_on(self.transport, b"%x\r\n%b\r\n" % (len(data), data))
+
     # --- called by the plane -------------------------------------------------------------------------
 
     def read_again(self) -> None:

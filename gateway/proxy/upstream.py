@@ -56,7 +56,6 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a backend."""
 
     __slots__ = (
-        "_body_bytes",
         "_fed_bytes",
         "_head",
         "_head_bytes",
@@ -72,6 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_repeated",
         "_repeated_head",
         "_transport",
+        "body_bytes",
         "has_answered",
         "idle_since_s",
         "made_s",
@@ -97,14 +97,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._reason_phrase = b""
         self._head_bytes = 0
-        self._body_bytes = 0
+        self.body_bytes = 0
         self._fed_bytes = 0
         self._interim_answers = 0
         self._is_complete = False
         self._keeps_alive = False
         self.has_answered = False
 
-    # --- what the exchange calls ---------------------------------------------------------------------
+    # --- what the attempt calls ----------------------------------------------------------------------
 
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         self._receiver = receiver
@@ -166,7 +166,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._retire()
         elif self._head.is_chunked:
             self._fed_bytes += len(data)
-            if self._fed_bytes > MAX_FRAMING_BYTES + 8 * self._body_bytes:
+            if self._fed_bytes > MAX_FRAMING_BYTES + 8 * self.body_bytes:
                 self._fail(Reason.BAD_RESPONSE)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,7 +210,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._receiver.on_answer_head(self._head)
 
     def on_body(self, chunk: bytes) -> None:
-        self._body_bytes += len(chunk)
+        self.body_bytes += len(chunk)
         if self._receiver is not None:
             self._receiver.on_answer_body(chunk)
 
@@ -231,6 +231,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = True
         receiver.on_answer_head(head)
         if body:
+            self.body_bytes = len(body)
             receiver.on_answer_body(body)
         self._complete()
         self._retire()
