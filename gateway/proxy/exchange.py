@@ -26,8 +26,9 @@ from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 
 if TYPE_CHECKING:
-    from gateway.proxy.downstream import DownstreamConnection, Request
+    from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.request_reader import Request
 
 log = logging.getLogger(__name__)
 
