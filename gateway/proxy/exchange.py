@@ -17,7 +17,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.model import SUCCESS, Candidate, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
 from gateway.core.retries import may_succeed_elsewhere, reason_of_status
 from gateway.core.routing import plan_route
 from gateway.ports import Lease, RequestRecord, Retry
@@ -43,12 +43,13 @@ class Exchange:
         "_attempt",
         "_body",
         "_endpoint",
+        "_facts",
         "_head",
-        "_plan",
         "_plane",
         "_refusal",
         "_task",
         "_total_deadline_s",
+        "_tried",
         "_waited_s",
         "connection",
         "is_chunked",
@@ -62,8 +63,9 @@ class Exchange:
         self._plane = plane
         self._head = head
         self._endpoint = endpoint
-        self._plan: Plan | None = None
+        self._facts: RequestFacts | None = None
         self._attempt: Attempt | None = None
+        self._tried: tuple[Candidate, ...] = ()  # before this attempt
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._waited_s = 0.0  # for backends that did not answer in the end
         self._total_deadline_s = received_s + plane.timeouts.total_s
@@ -92,7 +94,7 @@ class Exchange:
             if endpoint is not None and endpoint.local_path is not None:
                 self._answer(answers.local(endpoint, plane))
             else:
-                self._plan = plan = self._make_plan()
+                plan = self._make_plan()
                 lease = plane.store.lease_now(plan)
                 if lease is not None:
                     self._try(lease)
@@ -112,9 +114,8 @@ class Exchange:
         facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
-        plan = plan_route(
-            RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body)), plane.view, plane.clock()
-        )
+        self._facts = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        plan = plan_route(self._facts, plane.view, plane.clock())
         if isinstance(plan, Shed):
             raise shed(plan.reason, facts.model)
         record.route_model = plan.route_model
@@ -127,7 +128,6 @@ class Exchange:
             lease = await self._plane.store.lease(plan) if plan is not None else None
             self._task = None
             if lease is not None:
-                self._plan = plan
                 self._try(lease, failed)
                 return
             if failed is not None:
@@ -148,6 +148,7 @@ class Exchange:
         if failed is not None and before is not None:
             self._settle(Outcome.of(failed))
             record.retries += (Retry(before.candidate.cluster, failed),)
+            self._tried += (before.candidate,)
         record.attempts += 1
         candidate = lease.candidate
         self._attempt = attempt = Attempt(plane, self, lease)
@@ -193,10 +194,17 @@ class Exchange:
         self._end()
 
     def _rest_of_plan(self, attempt: Attempt) -> Plan | None:
-        """Who may be tried after `attempt`; None when nobody may."""
-        if self._plan is None or self.record.attempts >= self._plane.attempts:
+        """Who may be tried after `attempt`; None when nobody may.
+
+        Planned anew: who may get new work has changed perhaps while the attempt ran. Nobody is tried twice.
+        """
+        if self._facts is None or self.record.attempts >= self._plane.attempts:
             return None
-        return self._plan.without(attempt.candidate)
+        plan = plan_route(self._facts, self._plane.view, self._plane.clock())
+        rest = plan if isinstance(plan, Plan) else None
+        for tried in (*self._tried, attempt.candidate):
+            rest = rest.without(tried) if rest is not None else None
+        return rest
 
     # --- the answer ----------------------------------------------------------------------------------
 
