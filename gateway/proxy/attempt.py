@@ -22,6 +22,7 @@ from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.model import Outcome, Reason
 from gateway.ports import Lease
 from gateway.proxy.headers import ResponseHead
+from gateway.proxy.last_event import LastEvent
 from gateway.proxy.upstream import ConnectFailed, UpstreamConnection, UpstreamPool
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Attempt:
         "_first_byte_deadline_s",
         "_held",
         "_is_held_whole",
+        "_last_event",
         "_lease",
         "_owner",
         "_plane",
@@ -66,6 +68,7 @@ class Attempt:
         "began_s",
         "body_bytes",
         "candidate",
+        "lacks_done",
     )
 
     def __init__(self, plane: DataPlane, owner: AttemptOwner, lease: Lease) -> None:
@@ -80,7 +83,9 @@ class Attempt:
         self._upstream: UpstreamConnection | None = None
         self._held: list[bytes] | None = None
         self._write: Callable[[bytes], None] | None = None
+        self._last_event: LastEvent | None = None
         self._untold_ttft_s: float | None = None
+        self.lacks_done = False  # an event stream that ended with its connection, without [DONE]
         plane.apply(AttemptStarted(candidate.backend.id))
 
     # --- what the owner calls ------------------------------------------------------------------------
@@ -111,16 +116,19 @@ class Attempt:
     def held_bytes(self) -> bytes:
         return b"".join(self._held or ())
 
-    def relay(self, write: Callable[[bytes], None], now_s: float) -> None:
+    def relay(self, write: Callable[[bytes], None], begun: bytes, now_s: float) -> None:
         """From here on `write` gets each piece of the body inside the callback that brings it.
 
-        What came before, the first chunk or `held_bytes`, is with the owner.
+        What has `begun` the body, the first chunk or `held_bytes`, the owner has passed on.
         """
+        head, upstream = self.answer_head, self._upstream
+        assert head is not None
+        if head.length is None and head.ends_with_done:
+            self._last_event = LastEvent(write, begun)
+            write = self._last_event.write
         self._write = write
         self._request_body = b""  # nothing is repeated now: a long stream need not keep its request
         self._progress_s = now_s
-        head, upstream = self.answer_head, self._upstream
-        assert head is not None
         if head.status < 400:
             self._untold_ttft_s = now_s - self.began_s
         if upstream is not None:
@@ -128,7 +136,7 @@ class Attempt:
         if self._held is not None:
             self._held = None
             if self._is_held_whole:
-                self._owner.on_attempt_ended(self, Reason.COMPLETED)
+                self._complete()
             elif upstream is not None:
                 upstream.resume()
 
@@ -243,11 +251,19 @@ class Attempt:
         assert upstream is not None
         self.body_bytes = upstream.body_bytes
         if self._write is None and self._held is None:
+            if self.answer_head is not None and self.answer_head.ends_with_done:
+                self._owner.on_attempt_ended(self, Reason.RESET)  # not one event
+                return
             self._owner.on_first_byte(self, b"")
         if self._held is not None:
             self._is_held_whole = True
         elif self._lease is not None:
-            self._owner.on_attempt_ended(self, Reason.COMPLETED)
+            self._complete()
+
+    def _complete(self) -> None:
+        """As far as HTTP can tell."""
+        self.lacks_done = self._last_event is not None and not self._last_event.is_done
+        self._owner.on_attempt_ended(self, Reason.TRUNCATED if self.lacks_done else Reason.COMPLETED)
 
     def on_answer_failed(self, reason: Reason) -> None:
         upstream, self._upstream = self._upstream, None

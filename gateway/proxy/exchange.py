@@ -224,19 +224,18 @@ class Exchange:
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
         self.is_committed = True
-        write = connection.write_on
+        write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
                 self.keeps_alive = False
             else:
                 self.is_chunked = True
                 write = connection.write_chunk
-                if chunk:
-                    chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+                first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
         self._free_body()
         candidate = attempt.candidate if plane.exposes_routing else None
-        connection.write(answers.answer_head(head, self, candidate) + chunk)
-        attempt.relay(write, now_s)
+        connection.write(answers.answer_head(head, self, candidate) + first)
+        attempt.relay(write, chunk, now_s)
         if connection.paused_since_s is not None:
             attempt.pause()
 
@@ -251,7 +250,8 @@ class Exchange:
         else:
             refusal = attempt_failed(reason)
             record.error_code = refusal.code
-            if head.is_event_stream and self.is_chunked and not head.is_encoded:
+            is_readable = head.is_event_stream and self.is_chunked and not head.is_encoded
+            if is_readable and not attempt.lacks_done:  # what ended politely is passed on as it is
                 # The blank line first: the event before it may have been cut in its middle.
                 self.connection.write_chunk(b"\n\ndata: %b\n\n" % refusal.body())
             self.keeps_alive = False

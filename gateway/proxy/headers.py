@@ -307,6 +307,17 @@ class ResponseHead(NamedTuple):
     is_event_stream: bool
     is_encoded: bool
 
+    @property
+    def ends_with_connection(self) -> bool:
+        return self.length is None and not self.is_chunked
+
+    @property
+    def ends_with_done(self) -> bool:
+        """A good event stream without framing: whether it is whole, only its last event tells."""
+        return (
+            self.ends_with_connection and self.is_event_stream and self.status < 400 and not self.is_encoded
+        )
+
 
 class BadResponse(Exception):
     """The backend's head can't be trusted."""

@@ -174,8 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._receiver is None:
             return
         head = self._head
-        ends_with_connection = head is not None and head.length is None and not head.is_chunked
-        if exc is None and ends_with_connection:
+        if exc is None and head is not None and head.ends_with_connection:
             self._complete()
         else:
             self._fail(Reason.TRUNCATED if head is not None else Reason.RESET)
