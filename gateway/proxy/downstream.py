@@ -209,16 +209,24 @@ class DownstreamConnection(asyncio.Protocol):
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""
         is_all_read = not (self._is_closing or self._reader.is_begun or self._unread)
-        self._is_closing = True
         self._plane.writes.flush()
-        if self._plane.is_draining and is_all_read:
-            self.transport.close()
-        elif self.transport.can_write_eof():
+        if (self._plane.is_draining and is_all_read) or not self.transport.can_write_eof():
+            self.close()
+        else:
+            self._is_closing = True
             self.transport.write_eof()
             self.transport.resume_reading()
             self.deadline_s = self._plane.clock() + LINGER_S
-        else:
-            self.transport.close()
+
+    def close(self) -> None:
+        """Over TLS that says goodbye and reads on, into nothing, until the client says it too.
+
+        uvloop would give it 30 seconds for that, and needs to read to see it.
+        """
+        self._is_closing = True
+        self.transport.resume_reading()
+        self.transport.close()
+        self.deadline_s = self._plane.clock() + LINGER_S
 
     def write(self, data: bytes) -> None:
         """Everything the client gets goes through here or `write_on`, so that it keeps its order."""

@@ -96,7 +96,7 @@ class DataPlane:
             server.close()
         for connection in tuple(self._connections):
             if connection.is_idle:
-                connection.transport.close()
+                connection.close()
         if self._connections:
             self._is_empty = asyncio.Event()
             with contextlib.suppress(TimeoutError):
