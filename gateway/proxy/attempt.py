@@ -81,6 +81,7 @@ class Attempt:
         self.body_bytes = 0  # of the answer, known at its end
         self._connecting: asyncio.Task[None] | None = None
         self._upstream: UpstreamConnection | None = None
+        self._first_byte_deadline_s: float | None = None  # None: nothing is sent, or no byte waited for
         self._held: list[bytes] | None = None
         self._write: Callable[[bytes], None] | None = None
         self._last_event: LastEvent | None = None
@@ -109,6 +110,7 @@ class Attempt:
     def hold(self, chunk: bytes) -> None:
         """The answer waits here, and the backend with the rest of it, until the owner wants it or settles."""
         self._held = [chunk]
+        self._first_byte_deadline_s = None
         self._is_held_whole = False
         if self._upstream is not None:
             self._upstream.pause()
@@ -127,6 +129,7 @@ class Attempt:
             self._last_event = LastEvent(write, begun)
             write = self._last_event.write
         self._write = write
+        self._first_byte_deadline_s = None
         self._request_body = b""  # nothing is repeated now: a long stream need not keep its request
         self._progress_s = now_s
         if head.status < 400:
@@ -158,15 +161,17 @@ class Attempt:
         self._lease = None
         self._let_go()
         self._held = None
-        self._plane.store.release(lease)
-        self._plane.apply(AttemptFinished(self.candidate.backend.id, outcome, self._untold_ttft_s))
+        plane = self._plane
+        plane.store.release(lease)
+        elapsed_s = None if self._first_byte_deadline_s is None else plane.clock() - self.began_s
+        plane.apply(AttemptFinished(self.candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s))
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
         upstream = self._upstream
         if upstream is None or self._held is not None:
             return  # connecting has its own deadline; who holds an answer waits for somebody else
-        if self._write is None:
+        if self._first_byte_deadline_s is not None:
             if now_s >= self._first_byte_deadline_s:
                 self.fail(Reason.FIRST_BYTE_TIMEOUT)
         elif upstream.body_bytes != self._seen_bytes:
@@ -272,6 +277,7 @@ class Attempt:
             self._held = None  # the owner has its verdict already: now there is no answer to fall back on
         elif upstream.was_idle and not upstream.has_answered:
             # The backend closed an idle connection as we wrote to it: that says nothing about it.
+            self._first_byte_deadline_s = None
             self._connect()
         else:
             self.body_bytes = upstream.body_bytes
