@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Looking up a member of an enum costs as much as a call (CPython 3.11).
+_COMPLETED = Reason.COMPLETED
+
 
 class AttemptOwner(Protocol):
     """Who an attempt works for."""
@@ -68,15 +71,16 @@ class Attempt:
         "began_s",
         "body_bytes",
         "candidate",
+        "is_relayed",
         "lacks_done",
     )
 
-    def __init__(self, plane: DataPlane, owner: AttemptOwner, lease: Lease) -> None:
+    def __init__(self, plane: DataPlane, owner: AttemptOwner, lease: Lease, now_s: float) -> None:
         self._plane = plane
         self._owner = owner
         self._lease: Lease | None = lease
         self.candidate = candidate = lease.candidate
-        self.began_s = plane.clock()
+        self.began_s = now_s
         self.answer_head: ResponseHead | None = None
         self.body_bytes = 0  # of the answer, known at its end
         self._connecting: asyncio.Task[None] | None = None
@@ -86,6 +90,7 @@ class Attempt:
         self._write: Callable[[bytes], None] | None = None
         self._last_event: LastEvent | None = None
         self._untold_ttft_s: float | None = None
+        self.is_relayed = False
         self.lacks_done = False  # an event stream that ended with its connection, without [DONE]
         plane.apply(AttemptStarted(candidate.backend.id))
 
@@ -98,7 +103,7 @@ class Attempt:
         self._request_body = body
         connection = pool.take_idle()
         if connection is not None:
-            self._send(connection)
+            self._send(connection, self.began_s)
         else:
             self._connect()
 
@@ -118,10 +123,17 @@ class Attempt:
     def held_bytes(self) -> bytes:
         return b"".join(self._held or ())
 
-    def relay(self, write: Callable[[bytes], None], begun: bytes, now_s: float) -> None:
+    def relay(
+        self,
+        write: Callable[[bytes], None],
+        begun: bytes,
+        now_s: float,
+        write_framed: Callable[[bytes], None] | None = None,
+    ) -> None:
         """From here on `write` gets each piece of the body inside the callback that brings it.
 
-        What has `begun` the body, the first chunk or `held_bytes`, the owner has passed on.
+        What has `begun` the body, the first chunk or `held_bytes`, the owner has passed on. `write_framed` is
+        given for clients that get chunks: it takes what is framed already.
         """
         head, upstream = self.answer_head, self._upstream
         assert head is not None
@@ -129,13 +141,15 @@ class Attempt:
             self._last_event = LastEvent(write, begun)
             write = self._last_event.write
         self._write = write
+        self.is_relayed = True
         self._first_byte_deadline_s = None
         self._request_body = b""  # nothing is repeated now: a long stream need not keep its request
         self._progress_s = now_s
         if head.status < 400:
             self._untold_ttft_s = now_s - self.began_s
-        if upstream is not None:
-            self._seen_bytes = upstream.body_bytes
+        self._seen_bytes = len(begun)
+        if write_framed is not None and head.is_chunked and upstream is not None:
+            upstream.pass_whole_chunks(write_framed)
         if self._held is not None:
             self._held = None
             if self._is_held_whole:
@@ -159,7 +173,8 @@ class Attempt:
         if lease is None:
             return
         self._lease = None
-        self._let_go()
+        if self._upstream is not None or self._connecting is not None:
+            self._let_go()
         self._held = None
         plane = self._plane
         plane.store.release(lease)
@@ -197,10 +212,6 @@ class Attempt:
     def holds_answer(self) -> bool:
         return self._held is not None
 
-    @property
-    def is_relayed(self) -> bool:
-        return self._write is not None
-
     # --- towards the backend -------------------------------------------------------------------------
 
     def _connect(self) -> None:
@@ -210,7 +221,7 @@ class Attempt:
         try:
             connection = await self._pool.connect()
             self._connecting = None
-            self._send(connection)
+            self._send(connection, self._plane.clock())
         except ConnectFailed as failed:
             self._connecting = None
             self._owner.on_attempt_ended(self, failed.reason)
@@ -219,12 +230,11 @@ class Attempt:
             self._connecting = None
             self._owner.on_attempt_fault(self)
 
-    def _send(self, connection: UpstreamConnection) -> None:
+    def _send(self, connection: UpstreamConnection, now_s: float) -> None:
         self._upstream = connection
-        plane, body = self._plane, self._request_body
-        timeouts = plane.timeouts
+        timeouts, body = self._plane.timeouts, self._request_body
         self._first_byte_deadline_s = (
-            plane.clock() + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
+            now_s + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
         )
         connection.send(self, self._request_head, body)
 
@@ -262,13 +272,15 @@ class Attempt:
             self._owner.on_first_byte(self, b"")
         if self._held is not None:
             self._is_held_whole = True
-        elif self._lease is not None:
+        elif self._last_event is not None:
             self._complete()
+        elif self._lease is not None:
+            self._owner.on_attempt_ended(self, _COMPLETED)
 
     def _complete(self) -> None:
         """As far as HTTP can tell."""
         self.lacks_done = self._last_event is not None and not self._last_event.is_done
-        self._owner.on_attempt_ended(self, Reason.TRUNCATED if self.lacks_done else Reason.COMPLETED)
+        self._owner.on_attempt_ended(self, Reason.TRUNCATED if self.lacks_done else _COMPLETED)
 
     def on_answer_failed(self, reason: Reason) -> None:
         upstream, self._upstream = self._upstream, None

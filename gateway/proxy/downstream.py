@@ -42,6 +42,7 @@ class DownstreamConnection(asyncio.Protocol):
         "paused_since_s",
         "peer",
         "transport",
+        "write_on",
     )
 
     def __init__(self, plane: DataPlane, scheme: bytes = b"http") -> None:
@@ -65,6 +66,8 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        # For the next part of an answer that has begun.
+        self.write_on = self._plane.writes.writer(self.transport)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0])
@@ -232,13 +235,9 @@ class DownstreamConnection(asyncio.Protocol):
         """Everything the client gets goes through here or `write_on`, so that it keeps its order."""
         self._plane.writes.add(self.transport, data)
 
-    def write_on(self, data: bytes) -> None:
-        """The next part of an answer that has begun."""
-        self._plane.writes.pass_on(self.transport, data)
-
     def write_chunk(self, data: bytes) -> None:
-        """The same, framed as one chunk."""
-        self._plane.writes.pass_on(self.transport, b"%x\r\n%b\r\n" % (len(data), data))
+        """The next part of an answer that has begun, framed as one chunk."""
+        self.write_on(b"%x\r\n%b\r\n" % (len(data), data))
 
     # --- called by the plane -------------------------------------------------------------------------
 

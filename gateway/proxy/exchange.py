@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_COMPLETED = Reason.COMPLETED  # once: see attempt.py
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 _REFUSED = Outcome.of(Reason.REFUSED)
 
@@ -73,14 +74,14 @@ class Exchange:
         self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
         self.is_chunked = False
         self.is_committed = False
-        self.record = RequestRecord(
-            request_id=plane.request_id(head),
-            method=head.method.decode() if head is not None else "",
-            path=endpoint.name if endpoint is not None else "",
-            client=connection.peer,
-            started_s=received_s,
-            bytes_in=len(self._body),
+        self.record = record = RequestRecord(
+            plane.request_id(head),
+            head.method.decode() if head is not None else "",
+            endpoint.name if endpoint is not None else "",
+            connection.peer,
+            received_s,
         )
+        record.bytes_in = len(self._body)
 
     # --- the way to a backend ------------------------------------------------------------------------
 
@@ -94,10 +95,11 @@ class Exchange:
             if endpoint is not None and endpoint.local_path is not None:
                 self._answer(answers.local(endpoint, plane))
             else:
-                plan = self._make_plan()
+                now_s = plane.clock()
+                plan = self._make_plan(now_s)
                 lease = plane.store.lease_now(plan)
                 if lease is not None:
-                    self._try(lease)
+                    self._try(lease, now_s)
                 else:
                     self._task = plane.loop.create_task(self._run(plan))
                 return
@@ -108,14 +110,14 @@ class Exchange:
             self._fail_inside()
         self._end()
 
-    def _make_plan(self) -> Plan:
+    def _make_plan(self, now_s: float) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
         assert self._head is not None and self._endpoint is not None
         facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         self._facts = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
-        plan = plan_route(self._facts, plane.view, plane.clock())
+        plan = plan_route(self._facts, plane.view, now_s)
         if isinstance(plan, Shed):
             raise shed(plan.reason, facts.model)
         record.route_model = plan.route_model
@@ -128,7 +130,7 @@ class Exchange:
             lease = await self._plane.store.lease(plan) if plan is not None else None
             self._task = None
             if lease is not None:
-                self._try(lease, failed)
+                self._try(lease, self._plane.clock(), failed)
                 return
             if failed is not None:
                 self._make_do(failed)
@@ -142,7 +144,7 @@ class Exchange:
             self._fail_inside()
         self._end()
 
-    def _try(self, lease: Lease, failed: Reason | None = None) -> None:
+    def _try(self, lease: Lease, now_s: float, failed: Reason | None = None) -> None:
         """One attempt, which owns the lease from here on. Raises Refusal."""
         plane, record, before = self._plane, self.record, self._attempt
         if failed is not None and before is not None:
@@ -151,7 +153,7 @@ class Exchange:
             self._tried += (before.candidate,)
         record.attempts += 1
         candidate = lease.candidate
-        self._attempt = attempt = Attempt(plane, self, lease)
+        self._attempt = attempt = Attempt(plane, self, lease, now_s)
         pool = plane.pools.get(candidate.backend.id)
         if pool is None:
             attempt.fail(Reason.CONNECT_FAILED)  # its backend left meanwhile
@@ -169,7 +171,7 @@ class Exchange:
         """Passes the answer on, or holds it while somebody else may do better."""
         assert attempt.answer_head is not None
         status = attempt.answer_head.status
-        if may_succeed_elsewhere(status) and self._rest_of_plan(attempt) is not None:
+        if status >= 400 and may_succeed_elsewhere(status) and self._rest_of_plan(attempt) is not None:
             attempt.hold(chunk)
             self.on_attempt_ended(attempt, reason_of_status(status))
         else:
@@ -178,10 +180,11 @@ class Exchange:
     def on_attempt_ended(self, attempt: Attempt, reason: Reason) -> None:
         """After the first byte that is the end of the exchange; before it the next may try."""
         if self.is_committed:
+            outcome = _CLIENT_LEFT
             try:
-                self._close_answer(attempt, reason)
+                outcome = self._close_answer(attempt, reason)
             finally:
-                self._end()
+                self._end(outcome)
             return
         if not attempt.holds_answer:  # an answer held is given up only for another attempt
             self._settle(Outcome.of(reason))
@@ -235,19 +238,20 @@ class Exchange:
         self._free_body()
         candidate = attempt.candidate if plane.exposes_routing else None
         connection.write(answers.answer_head(head, self, candidate) + first)
-        attempt.relay(write, chunk, now_s)
+        attempt.relay(write, chunk, now_s, connection.write_on if self.is_chunked else None)
         if connection.paused_since_s is not None:
             attempt.pause()
 
-    def _close_answer(self, attempt: Attempt, reason: Reason) -> None:
+    def _close_answer(self, attempt: Attempt, reason: Reason) -> Outcome:
         """After the last byte: what came of it, and a visible cut where the answer is not whole."""
         head, record = attempt.answer_head, self.record
         assert head is not None
-        if reason is Reason.COMPLETED:
+        if reason is _COMPLETED:
             if self.is_chunked:
                 self.connection.write(b"0\r\n\r\n")
-            reason = reason_of_status(head.status)
+            outcome = SUCCESS if head.status < 400 else Outcome.of(reason_of_status(head.status))
         else:
+            outcome = Outcome.of(reason)
             refusal = attempt_failed(reason)
             record.error_code = refusal.code
             is_readable = head.is_event_stream and self.is_chunked and not head.is_encoded
@@ -256,8 +260,8 @@ class Exchange:
                 self.connection.write_chunk(b"\n\ndata: %b\n\n" % refusal.body())
             self.keeps_alive = False
             self.connection.cut()
-        record.outcome = Outcome.of(reason)
-        self._settle(record.outcome)
+        record.outcome = outcome
+        return outcome
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
@@ -312,7 +316,9 @@ class Exchange:
         if self not in plane.exchanges:
             return
         plane.exchanges.discard(self)
-        self._free_body()
+        self._attempt = None  # it knows its owner: a ring of the two would wait for the collector
+        if self._body:
+            self._free_body()
         self.record.duration_s = plane.clock() - self.record.started_s
         plane.telemetry.record(self.record)
         self.connection.exchange_ended(self.keeps_alive)

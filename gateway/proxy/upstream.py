@@ -19,6 +19,7 @@ from gateway.config.fleet import BackendEndpoint
 from gateway.config.schema import Config
 from gateway.core.model import Reason
 from gateway.ports import Clock
+from gateway.proxy.chunks import MAX_WHOLE_CHUNK_BYTES, WHOLE_CHUNK_STARTS, plain_chunks
 from gateway.proxy.headers import (
     MAX_HEAD_BYTES,
     BadResponse,
@@ -62,16 +63,20 @@ class UpstreamConnection(asyncio.Protocol):
         "_headers",
         "_interim_answers",
         "_is_complete",
+        "_is_in_chunk",
         "_is_paused",
         "_keeps_alive",
+        "_parsed_bytes",
         "_parser",
+        "_pass_on",
         "_pool",
         "_reason_phrase",
         "_receiver",
         "_repeated",
         "_repeated_head",
         "_transport",
-        "body_bytes",
+        "_whole_chunk_bytes",
+        "_whole_chunks_to",
         "has_answered",
         "idle_since_s",
         "made_s",
@@ -97,8 +102,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._reason_phrase = b""
         self._head_bytes = 0
-        self.body_bytes = 0
+        self._parsed_bytes = 0
         self._fed_bytes = 0
+        self._whole_chunk_bytes = 0
+        self._is_in_chunk = False
+        self._whole_chunks_to: Callable[[bytes], None] | None = None
+        self._pass_on: Callable[[bytes], None] | None = None  # the same, between two chunks
         self._interim_answers = 0
         self._is_complete = False
         self._keeps_alive = False
@@ -115,9 +124,21 @@ class UpstreamConnection(asyncio.Protocol):
             writes.add(self._transport, head)
             writes.add(self._transport, body)
 
+    def pass_whole_chunks(self, write: Callable[[bytes], None]) -> None:
+        """From here on a segment that is one whole chunk goes to `write` as it is, framing and all.
+
+        The receiver does not hear of it; `body_bytes` counts it.
+        """
+        self._whole_chunks_to = write
+
+    @property
+    def body_bytes(self) -> int:
+        """Of the answer's body, so far."""
+        return self._parsed_bytes + self._whole_chunk_bytes
+
     def abandon(self) -> None:
         """Closes at once: that is what makes an engine stop generating."""
-        self._receiver = None
+        self._receiver = self._pass_on = None
         self._transport.abort()
 
     def pause(self) -> None:
@@ -140,6 +161,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if (pass_on := self._pass_on) is not None:
+            # Between two chunks of an answer that is passed on. Most segments are one event in one chunk.
+            if data.endswith(b"\r\n"):
+                size = len(data)
+                if size <= MAX_WHOLE_CHUNK_BYTES and data.startswith(start := WHOLE_CHUNK_STARTS[size]):
+                    self._whole_chunk_bytes += size - len(start) - 2
+                    pass_on(data)
+                    return
+                chunks, carried = plain_chunks(data)
+                if chunks:
+                    self._whole_chunk_bytes += carried
+                    pass_on(chunks)
+                    return
+            self._pass_on = None
         if self._receiver is None:
             self._transport.abort()  # a byte nobody asked for
             return
@@ -166,8 +201,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._retire()
         elif self._head.is_chunked:
             self._fed_bytes += len(data)
-            if self._fed_bytes > MAX_FRAMING_BYTES + 8 * self.body_bytes:
+            if self._fed_bytes > MAX_FRAMING_BYTES + 8 * self._parsed_bytes:
                 self._fail(Reason.BAD_RESPONSE)
+            elif not self._is_in_chunk and data.endswith(b"\r\n"):
+                # A whole size line would have begun a chunk, and part of one has no line end.
+                self._pass_on = self._whole_chunks_to
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
@@ -208,8 +246,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.on_answer_head(self._head)
 
+    def on_chunk_header(self) -> None:
+        self._is_in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        self._is_in_chunk = False
+
     def on_body(self, chunk: bytes) -> None:
-        self.body_bytes += len(chunk)
+        self._parsed_bytes += len(chunk)
         if self._receiver is not None:
             self._receiver.on_answer_body(chunk)
 
@@ -230,7 +274,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = True
         receiver.on_answer_head(head)
         if body:
-            self.body_bytes = len(body)
+            self._parsed_bytes = len(body)
             receiver.on_answer_body(body)
         self._complete()
         self._retire()
@@ -255,7 +299,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.abort()  # it did not want the rest of the request (FAULTS RS-51)
 
     def _fail(self, reason: Reason) -> None:
-        receiver, self._receiver = self._receiver, None
+        receiver, self._receiver, self._pass_on = self._receiver, None, None
         self._transport.abort()
         if receiver is not None:
             receiver.on_answer_failed(reason)

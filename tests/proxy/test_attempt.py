@@ -137,7 +137,7 @@ class Racing:
         plan = plan_route(RequestFacts("m", 0), self._plane.view, self._plane.clock())
         for _ in range(2):
             lease = await self._plane.store.lease(plan)
-            attempt = Attempt(self._plane, self, lease)
+            attempt = Attempt(self._plane, self, lease, self._plane.clock())
             self.attempts.append(attempt)
             attempt.begin(self._plane.pools[attempt.candidate.backend.id], head, BODY)
             plan = plan.without(attempt.candidate)
@@ -216,7 +216,8 @@ async def test_settled_twice_is_settled_once(pair):
     backend.will(HANG)
     plan = plan_route(RequestFacts("m", 0), gateway.plane.view, gateway.plane.clock())
     owner = Racing(gateway)
-    attempt = Attempt(gateway.plane, owner, await gateway.plane.store.lease(plan))
+    lease = await gateway.plane.store.lease(plan)
+    attempt = Attempt(gateway.plane, owner, lease, gateway.plane.clock())
     attempt.begin(gateway.plane.pools[attempt.candidate.backend.id], HEAD, BODY)
     assert await settled(lambda: len(backend.requests) == 1)
     for reason in (Reason.CLIENT_LEFT, Reason.RESET):
