@@ -124,9 +124,11 @@ class Exchange:
         record.preferred_tier = plan.preferred_tier
         return plan
 
-    async def _run(self, plan: Plan | None, failed: Reason | None = None) -> None:
+    async def _run(self, plan: Plan | None = None, failed: Reason | None = None) -> None:
         """Waits for a slot: the first one, or one elsewhere after an attempt that `failed`."""
         try:
+            if failed is not None and failed is not Reason.SHUTDOWN:
+                plan = self._rest_of_plan()
             lease = await self._plane.store.lease(plan) if plan is not None else None
             self._task = None
             if lease is not None:
@@ -171,7 +173,7 @@ class Exchange:
         """Passes the answer on, or holds it while somebody else may do better."""
         assert attempt.answer_head is not None
         status = attempt.answer_head.status
-        if status >= 400 and may_succeed_elsewhere(status) and self._rest_of_plan(attempt) is not None:
+        if status >= 400 and may_succeed_elsewhere(status) and self._rest_of_plan() is not None:
             attempt.hold(chunk)
             self.on_attempt_ended(attempt, reason_of_status(status))
         else:
@@ -188,22 +190,24 @@ class Exchange:
             return
         if not attempt.holds_answer:  # an answer held is given up only for another attempt
             self._settle(Outcome.of(reason))
-        is_over = reason is Reason.SHUTDOWN or self._plane.clock() >= self._total_deadline_s
-        rest = None if is_over else self._rest_of_plan(attempt)
-        self._task = self._plane.loop.create_task(self._run(rest, reason))
+        self._task = self._plane.loop.create_task(self._run(failed=reason))
 
     def on_attempt_fault(self, attempt: Attempt) -> None:
         self._fail_inside()
         self._end()
 
-    def _rest_of_plan(self, attempt: Attempt) -> Plan | None:
-        """Who may be tried after `attempt`; None when nobody may.
+    def _rest_of_plan(self) -> Plan | None:
+        """Who may be tried after the attempt that runs or has failed; None when nobody may.
 
-        Planned anew: who may get new work has changed perhaps while the attempt ran. Nobody is tried twice.
+        Planned anew: who may get new work has changed perhaps meanwhile. Nobody is tried twice.
         """
-        if self._facts is None or self.record.attempts >= self._plane.attempts:
+        plane, attempt = self._plane, self._attempt
+        if self._facts is None or attempt is None or self.record.attempts >= plane.attempts:
             return None
-        plan = plan_route(self._facts, self._plane.view, self._plane.clock())
+        now_s = plane.clock()
+        if now_s >= self._total_deadline_s:
+            return None
+        plan = plan_route(self._facts, plane.view, now_s)
         rest = plan if isinstance(plan, Plan) else None
         for tried in (*self._tried, attempt.candidate):
             rest = rest.without(tried) if rest is not None else None

@@ -305,3 +305,21 @@ async def test_nobody_is_tried_twice_in_one_request(start_backend, start_gateway
     assert [len(backend.requests) for backend in backends] == [1, 1]
     (record,) = gateway.records
     assert record.attempts == 2
+
+
+async def test_a_defect_while_it_plans_anew_costs_the_request_and_nothing_else(two, monkeypatch):
+    gateway, primary, backup = two
+    primary.will(HANG)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.proxy.exchange.plan_route", fail)
+        answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert await settled(lambda: gateway.is_clean)
+    assert not backup.requests
