@@ -16,7 +16,7 @@ from gateway.proxy.paths import Endpoint, LocalPath
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.plane import DataPlane
-    from gateway.proxy.upstream import UpstreamPool
+    from gateway.proxy.pool import UpstreamPool
 
 
 def request_head(

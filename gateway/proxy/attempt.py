@@ -23,7 +23,8 @@ from gateway.core.model import Outcome, Reason
 from gateway.ports import Lease
 from gateway.proxy.headers import ResponseHead
 from gateway.proxy.last_event import LastEvent
-from gateway.proxy.upstream import ConnectFailed, UpstreamConnection, UpstreamPool
+from gateway.proxy.pool import ConnectFailed, UpstreamPool
+from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane

@@ -20,7 +20,7 @@ from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.paths import PathTable
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
