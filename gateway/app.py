@@ -32,7 +32,7 @@ from gateway.core.fleet import (
 from gateway.core.latency import LatencySummary
 from gateway.ports import StateStore
 from gateway.proxy.plane import DataPlane, Surroundings
-from gateway.proxy.upstream import pools_of
+from gateway.proxy.pool import pools_of
 from gateway.proxy.writes import WriteBatch
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log

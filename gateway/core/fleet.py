@@ -46,11 +46,16 @@ class FirstByteSeen(NamedTuple):
 
 
 class AttemptFinished(NamedTuple):
-    """`ttft_s` is that of a good answer whose first byte no FirstByteSeen has told of."""
+    """`ttft_s` is that of a good answer whose first byte no FirstByteSeen has told of.
+
+    `elapsed_s` is how long an attempt ran that had a connection and ended without a first byte, whoever ended
+    it: a lower bound of what its first byte would have taken.
+    """
 
     backend_id: str
     outcome: Outcome
     ttft_s: float | None = None
+    elapsed_s: float | None = None
 
 
 class LatencyHeard(NamedTuple):
