@@ -9,56 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-
-class Verdict(StrEnum):
-    """What breaker and limits learn from one attempt: a caller's error teaches them nothing."""
-
-    SUCCESS = "success"
-    IGNORED = "ignored"
-    DROPPED = "dropped"
-
-
-class Reason(StrEnum):
-    """Why an attempt ended as it did."""
-
-    COMPLETED = "completed"
-    CLIENT_ERROR = "client_error"
-    CLIENT_LEFT = "client_left"
-    REFUSED = "refused"  # by the gateway itself: bad input, no capacity
-    BACKEND_FULL = "backend_full"  # its own 429 or 503: full, not broken
-    SHUTDOWN = "shutdown"
-    CONNECT_FAILED = "connect_failed"
-    CONNECT_TIMEOUT = "connect_timeout"
-    RESET = "reset"
-    SERVER_ERROR = "server_error"
-    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
-    STALL_TIMEOUT = "stall_timeout"
-    TOTAL_TIMEOUT = "total_timeout"
-    TRUNCATED = "truncated"
-    BAD_RESPONSE = "bad_response"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """One verdict with its reason. There is one object for each reason: see `of`."""
-
-    verdict: Verdict
-    reason: Reason
-
-    @classmethod
-    def of(cls, reason: Reason) -> Outcome:
-        """What an attempt that ended for `reason` teaches."""
-        return SUCCESS if reason is Reason.COMPLETED else _OUTCOMES[reason]
-
-
-# The caller's own doing, a full backend and our own refusals say nothing about a backend's health.
-_IGNORED = frozenset(
-    (Reason.CLIENT_ERROR, Reason.CLIENT_LEFT, Reason.REFUSED, Reason.BACKEND_FULL, Reason.SHUTDOWN)
-)
-SUCCESS = Outcome(Verdict.SUCCESS, Reason.COMPLETED)
-_OUTCOMES = {
-    reason: Outcome(Verdict.IGNORED if reason in _IGNORED else Verdict.DROPPED, reason) for reason in Reason
-}
+from gateway.core.taxonomy import SUCCESS as SUCCESS
+from gateway.core.taxonomy import Outcome as Outcome
+from gateway.core.taxonomy import Reason as Reason
+from gateway.core.taxonomy import Verdict as Verdict
 
 
 @dataclass(frozen=True, slots=True)
