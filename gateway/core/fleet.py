@@ -2,7 +2,7 @@
 
 Invariants (asserted, and tested with hypothesis):
 - a backend's in_flight is never negative and counts exactly the attempts started and not finished;
-- a drained or removed backend is in no plan, and what runs on it may finish;
+- a drained, unhealthy or removed backend is in no plan, and what runs on it may finish;
 - a backend that stays through a reconfiguration keeps its in_flight, latency and drain mark.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.constraints import ModelMatch, match_model
+from gateway.core.health import HEALTH_EVENTS, BackendHealth, Capacity, HealthEvent, is_ruled_out
 from gateway.core.latency import PeakEwma, SlotGap
 from gateway.core.model import Backend, Candidate, Cluster, Outcome, Plan, PlanReason
 
@@ -68,7 +69,16 @@ class Ticked(NamedTuple):
     """Time has passed: drains that have run out end."""
 
 
-Event = FleetConfigured | AttemptStarted | FirstByteSeen | AttemptFinished | Drained | Undrained | Ticked
+Event = (
+    FleetConfigured
+    | AttemptStarted
+    | FirstByteSeen
+    | AttemptFinished
+    | Drained
+    | Undrained
+    | Ticked
+    | HealthEvent
+)
 
 
 # --- effects: what is to be done, imperative ---------------------------------------------------------
@@ -99,7 +109,7 @@ class UnknownName(LookupError):
 class BackendState:
     """One backend as it is now."""
 
-    __slots__ = ("backend", "drained_until_s", "in_flight", "latency", "limit", "slot_gap")
+    __slots__ = ("backend", "drained_until_s", "health", "in_flight", "latency", "limit", "slot_gap")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -108,6 +118,7 @@ class BackendState:
         self.latency = PeakEwma()
         self.slot_gap = SlotGap()
         self.drained_until_s: float | None = None
+        self.health = BackendHealth(backend.health)
 
     @property
     def id(self) -> str:
@@ -119,7 +130,9 @@ class BackendState:
 
     def cost(self, now_s: float) -> float:
         """Lower is better: the expected time that one more request would add, per weight."""
-        return (self.in_flight + 1) * self.latency.value_s(now_s) / self.backend.weight
+        health = self.health
+        load = self.in_flight + health.others(now_s) + 1
+        return load * self.latency.value_s(now_s) / (self.backend.weight * health.advice.weight_share)
 
     def __repr__(self) -> str:
         drained = ", drained" if self.drained_until_s is not None else ""
@@ -159,10 +172,17 @@ class ClusterState:
         members = self.open_backends
         return sum(b.in_flight for b in members) / (sum(b.limit for b in members) or 1)
 
+    @property
+    def capacity(self) -> Capacity:
+        """Backends that may get new work, of those configured."""
+        return Capacity(len(self.open_backends), len(self.backends))
+
     def refresh(self) -> None:
         """Works out again who may get new work."""
         is_open = self.drained_until_s is None
-        self.open_backends = tuple(b for b in self.backends if is_open and b.drained_until_s is None)
+        self.open_backends = tuple(
+            b for b in self.backends if is_open and b.drained_until_s is None and b.health.is_open
+        )
 
     def __repr__(self) -> str:
         drained = ", drained" if self.drained_until_s is not None else ""
@@ -242,6 +262,10 @@ class FleetView:
         # A cluster without any backend at the moment is nobody's first choice.
         preferred = next((cluster for cluster, _ in matching if cluster.backends), matching[0][0])
         preferred_tier = preferred.cluster.tier
+        preferred_clusters = [c for c, _ in matching if c.cluster.tier == preferred_tier]
+        passed_over = (
+            PlanReason.UNHEALTHY if any(map(is_ruled_out, preferred_clusters)) else PlanReason.DRAINED
+        )
         route_model = next((match.rule for _, match in matching if match.rule is not None), "other")
         tiers: list[ServingTier] = []
         for tier in self.tiers:
@@ -254,7 +278,7 @@ class FleetView:
                 if tiers
                 else PlanReason.FIRST_CHOICE
                 if tier == preferred_tier
-                else PlanReason.DRAINED
+                else passed_over
             )
             seats = {cluster.name: _seats(cluster, reason, match) for cluster, match in able}
             tiers.append(ServingTier(tuple(cluster for cluster, _ in able), seats))
@@ -293,6 +317,7 @@ class Fleet:
             Drained: self._on_drained,
             Undrained: self._on_undrained,
             Ticked: self._on_ticked,
+            **dict.fromkeys(HEALTH_EVENTS, self._on_health_told),
         }
         # All backends that events may speak of: those of the view, and those that left the configuration
         # while work ran on them, until that work ends.
@@ -348,7 +373,7 @@ class Fleet:
         self._states = leaving | view.backends
         self._refresh()
         removed = tuple(id_ for id_ in old_backends if id_ not in view.backends)
-        limits = SetLimits({id_: state.limit for id_, state in view.backends.items()})
+        limits = self._limits()
         return (limits, CloseIdleConnections(removed)) if removed else (limits,)
 
     @staticmethod
@@ -356,8 +381,24 @@ class Fleet:
         state = known.get(backend.id)
         if state is None:
             return BackendState(backend)
-        state.backend, state.limit = backend, backend.limit
+        state.health.follow(backend.health)
+        state.backend, state.limit = backend, state.health.capped(backend.limit)
         return state
+
+    def _limits(self) -> SetLimits:
+        return SetLimits({id_: state.limit for id_, state in self.view.backends.items()})
+
+    def _on_health_told(self, event: HealthEvent, now_s: float) -> tuple[Effect, ...]:
+        state = self.view.backends.get(event.backend_id)
+        if state is None:
+            return ()  # it left the configuration while it was asked
+        health, old_limit = state.health, state.limit
+        was_open = health.is_open
+        health.tell(event, state.in_flight, now_s)
+        state.limit = health.capped(state.backend.limit)
+        if health.is_open is not was_open:
+            self._refresh()
+        return (self._limits(),) if state.limit != old_limit else ()
 
     def _on_drained(self, event: Drained, now_s: float) -> tuple[Effect, ...]:
         target = self._named(event.name)
