@@ -25,6 +25,9 @@ from gateway.core.fleet import (
     SetLimits,
     Ticked,
 )
+from gateway.health.checks import HealthChecks
+from gateway.health.targets import Surroundings as HealthSurroundings
+from gateway.health.targets import targets_of
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.upstream import pools_of
 from gateway.proxy.writes import WriteBatch
@@ -50,6 +53,7 @@ class Gateway:
         self._metrics = Metrics()
         self._state = GatewayState.STARTING
         self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
@@ -64,8 +68,11 @@ class Gateway:
                 store=self._store,
                 telemetry=Observer(self._metrics, self._access_log),
                 clock=self._clock,
-                draw=_uniform_draws(),
+                draw=draw,
             ),
+        )
+        self._health = HealthChecks(
+            HealthSurroundings(self._fleet.view, self.apply, self._store, self._clock, draw)
         )
         self._admin = self._make_admin()
         self.port = 0
@@ -88,6 +95,7 @@ class Gateway:
         await self._admin.start()
         self.admin_port = self._admin.port
         self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self._health.follow(targets_of(config))
         self._tick()
         self._state = GatewayState.READY
 
@@ -117,6 +125,7 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._health.stop()
         await self._plane.close()
         await self._admin.stop()
         if self._access_log is not None:
@@ -136,6 +145,7 @@ class Gateway:
             self._metrics,
             GaugeSources(
                 view=self._fleet.view,
+                clock=self._clock,
                 leases_held=self._store.leases_held,
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,

@@ -176,7 +176,17 @@ HEALTH_EVENTS: tuple[type, ...] = (ProbeReported, SyntheticProbeReported, Engine
 class BackendHealth:
     """The health of one backend. Without rules it is not asked after: always open, nothing advised."""
 
-    __slots__ = ("_fresh_until_s", "_others", "advice", "is_open", "probe", "reading", "rules", "synthetic")
+    __slots__ = (
+        "_fresh_until_s",
+        "_others",
+        "advice",
+        "advised_at_s",
+        "is_open",
+        "probe",
+        "reading",
+        "rules",
+        "synthetic",
+    )
 
     def __init__(self, rules: HealthRules | None) -> None:
         self.rules = rules
@@ -186,6 +196,7 @@ class BackendHealth:
         self.probe = ProbeWatch()
         self.synthetic = ProbeWatch()
         self.advice = NO_ADVICE
+        self.advised_at_s: float | None = None
         self.reading: EngineReading | None = None
         self._others = 0
         self._fresh_until_s = float("-inf")
@@ -212,7 +223,7 @@ class BackendHealth:
 
     def _keep_only(self, rules: HealthRules) -> None:
         if not rules.has_probe:
-            self.probe, self.advice = ProbeWatch(), NO_ADVICE
+            self.probe, self.advice, self.advised_at_s = ProbeWatch(), NO_ADVICE, None
         if not rules.has_synthetic:
             self.synthetic = ProbeWatch()
         self._reckon()
@@ -233,7 +244,7 @@ class BackendHealth:
         reason = AGENT_DOWN if event.passed and not passed else event.reason
         self.probe.observe(passed, reason, rules, now_s)
         if event.passed:
-            self.advice = event.advice
+            self.advice, self.advised_at_s = event.advice, now_s
 
     def _on_synthetic(
         self, event: SyntheticProbeReported, in_flight: int, rules: HealthRules, now_s: float

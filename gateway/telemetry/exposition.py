@@ -12,8 +12,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.core.fleet import FleetView
+from gateway.ports import Clock
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import MetricSpec
+from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Histogram, Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -29,6 +31,7 @@ class GaugeSources:
     """Where the numbers come from that are states, not counts of requests."""
 
     view: FleetView
+    clock: Clock
     leases_held: Callable[[str], int]
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
@@ -69,6 +72,8 @@ class Exposition(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._backend_gauges()
+        for spec, values in health_gauges(self._sources.view, self._sources.clock()):
+            yield _gauge(spec, values)
         yield _gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield _gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
 
@@ -119,7 +124,7 @@ def _counter(spec: MetricSpec, counts: Mapping[tuple[str, ...], int]) -> Metric:
     return family
 
 
-def _gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], int]) -> Metric:
+def _gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
     family = GaugeMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)

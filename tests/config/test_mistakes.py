@@ -139,7 +139,8 @@ def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
         ),
         (
             "health: {synthetic: {path: /v1/embeddings}}",
-            "health.synthetic.path: must be one of /v1/chat/completions, /v1/completions",
+            "health.synthetic.path: must be one of /v1/chat/completions, /v1/completions; "
+            "did you mean '/v1/completions'?",
         ),
         (
             "health: {synthetic: {model: 'm-*'}}",
