@@ -63,6 +63,7 @@ class HealthClient:
             headers=_HEADERS,
             auto_decompress=False,
             trust_env=False,
+            middlewares=(_only_once,),
             timeout=aiohttp.ClientTimeout(total=None),
         )
         self._contexts: dict[Path | None, ssl.SSLContext] = {}
@@ -120,6 +121,18 @@ class HealthClient:
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
         return self._contexts[ca_file]
+
+
+async def _only_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp repeats a GET whose connection broke: the probe that failed would pass, unseen."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientOSError as exc:
+        raise AskFailed(_reason_of(exc)) from exc
+    except aiohttp.ServerDisconnectedError as exc:
+        raise AskFailed(Reason.RESET) from exc
 
 
 def _url(endpoint: BackendEndpoint, ask: Ask) -> URL:

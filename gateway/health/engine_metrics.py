@@ -75,11 +75,12 @@ ENGINES: dict[str, tuple[EngineMetric, ...]] = {
 """In order: Triton with TensorRT-LLM has the metrics of both, and the more telling ones count."""
 
 _NAMES = sorted({metric.name for metrics in ENGINES.values() for metric in metrics})
+# Blanks are counted, so that a hostile line costs no more than its length.
 _SAMPLE = re.compile(
-    rb"^[ \t]*(%b)[ \t]*(?:\{([^\n]*)\})?[ \t]+([^ \t\r\n]+)" % b"|".join(name.encode() for name in _NAMES),
+    rb"^[ \t]{0,8}(%b)[ \t]{0,8}(?:\{([^\n]*)\})?[ \t]{1,8}([^ \t\r\n]+)"
+    % b"|".join(name.encode() for name in _NAMES),
     re.MULTILINE,
 )
-_LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\\n]|\\.)*)"')
 
 
 class BadPage(Exception):
@@ -183,5 +184,6 @@ def _number(text: bytes) -> float | None:
 
 
 def _has(labels: bytes, wanted: tuple[str, str]) -> bool:
-    name, value = wanted[0].encode(), wanted[1].encode()
-    return any(found == (name, value) for found in _LABEL.findall(labels))
+    """Inside another label's value the quotes would be escaped, so that this does not find it there."""
+    text = b'%b="%b"' % (wanted[0].encode(), wanted[1].encode())
+    return labels.startswith(text) or b"," + text in labels

@@ -24,13 +24,15 @@ def parse_health(settings: Any) -> HealthAnswer:
         raise FaultError("health: must be an object")
     values: dict[str, Any] = {}
     for key, value in settings.items():
-        expected = _TYPES.get(key)
-        if expected is None:
+        if key not in _TYPES:
             raise FaultError(f"health.{key}: unknown key; known are {', '.join(sorted(_TYPES))}")
-        if type(value) is not expected or (key == "status" and not 200 <= value <= 599):
+        if type(value) is not _TYPES[key]:
             raise FaultError(f"health.{key}: not {value!r}")
         values[key] = value
-    return HealthAnswer(**values)
+    answer = HealthAnswer(**values)
+    if not 200 <= answer.status <= 599:
+        raise FaultError(f"health.status: not {answer.status}")
+    return answer
 
 
 class Silence:

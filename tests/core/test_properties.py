@@ -20,13 +20,26 @@ from gateway.core.fleet import (
     Ticked,
     Undrained,
 )
-from gateway.core.model import Backend, Cluster, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.health import EngineMetricsSeen, EngineReading, ProbeReported, read_agent_words
+from gateway.core.model import (
+    Backend,
+    Cluster,
+    HealthRules,
+    Outcome,
+    Plan,
+    Reason,
+    RequestFacts,
+    Shed,
+    ShedReason,
+)
 from gateway.core.routing import plan_route
 from gateway.ports import Lease
 from gateway.state.memory import MemoryStore
 from tests.core.stories import TIERS
 
 MODELS = ("llama", "qwen", None)
+RULES = HealthRules(rise=1, fall=1)
+WORDS = ("", "ready 50%", "drain", "maxconn:1")
 
 
 @st.composite
@@ -38,7 +51,7 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, ...]:
         for number in range(draw(st.integers(1, 3))):
             name = f"{tier}{number}"
             backends = tuple(
-                Backend(f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(weights))
+                Backend(f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(weights), RULES)
                 for at in range(draw(st.integers(1, 4)))
             )
             models = draw(st.sampled_from(({}, {"llama": None}, {"q*": None, "llama": "other"})))
@@ -63,6 +76,9 @@ class Gateway(RuleBasedStateMachine):
         # What the machine itself knows, told by nobody it tests: the configuration and the drains.
         self.clusters: tuple[Cluster, ...] = ()
         self.drained_until_s: dict[str, float] = {}
+        # And what probes have said last: who is down, and each backend's own words.
+        self.down: set[str] = set()
+        self.words: dict[str, str] = {}
 
     def tell(self, event) -> None:
         for effect in self.fleet.apply(event, self.now_s):
@@ -83,6 +99,8 @@ class Gateway(RuleBasedStateMachine):
             if cluster.tier == tier and cluster.name not in self.drained_until_s and serves(cluster, model)
             for backend in cluster.backends
             if backend.id not in self.drained_until_s
+            and backend.id not in self.down
+            and self.words.get(backend.id) != "drain"
         }
 
     @rule(model=st.sampled_from(MODELS), draw=st.integers(0, 2**64 - 1), waits=st.booleans())
@@ -116,7 +134,10 @@ class Gateway(RuleBasedStateMachine):
 
     def has_slot(self, backend_id: str) -> bool:
         limits = {backend.id: backend.limit for cluster in self.clusters for backend in cluster.backends}
-        return self.at_work()[backend_id] < limits.get(backend_id, 0)
+        limit = limits.get(backend_id, 0)
+        if self.words.get(backend_id) == "maxconn:1":
+            limit = min(limit, 1)
+        return self.at_work()[backend_id] < limit
 
     def at_work(self) -> Counter[str]:
         return Counter(lease.candidate.backend.id for lease, _ in self.running)
@@ -165,6 +186,23 @@ class Gateway(RuleBasedStateMachine):
         self.drained_until_s.pop(name, None)
         self.tell(Undrained(name))
 
+    @rule(at=st.integers(0), passed=st.booleans(), words=st.sampled_from(WORDS))
+    def probe(self, at, passed, words) -> None:
+        names = list(self.fleet.view.backends)
+        name = names[at % len(names)]
+        if passed:
+            self.down.discard(name)
+            self.words[name] = words
+        else:
+            self.down.add(name)
+        self.tell(ProbeReported(name, passed, "", read_agent_words(words)))
+
+    @rule(at=st.integers(0), running=st.integers(0, 9))
+    def read_engine(self, at, running) -> None:
+        names = list(self.fleet.view.backends)
+        reading = EngineReading(running, 0, None, self.now_s)
+        self.tell(EngineMetricsSeen(names[at % len(names)], reading))
+
     @rule(seconds=st.floats(0, 5))
     def time_passes(self, seconds) -> None:
         self.now_s += seconds
@@ -185,9 +223,11 @@ class Gateway(RuleBasedStateMachine):
         self.forget_who_left()
 
     def forget_who_left(self) -> None:
-        """A backend that left the configuration keeps its drain while work runs on it."""
+        """A backend that left the configuration keeps its drain and its health while work runs on it."""
         kept = self.names() | set(self.at_work())
         self.drained_until_s = {n: until_s for n, until_s in self.drained_until_s.items() if n in kept}
+        self.down &= kept
+        self.words = {n: words for n, words in self.words.items() if n in kept}
 
     @invariant()
     def counts_agree(self) -> None:
