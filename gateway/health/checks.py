@@ -34,11 +34,17 @@ class HealthChecks:
         return Rounds(do, self._around.clock, self._around.draw, MAX_AT_ONCE)
 
     def follow(self, targets: Iterable[Target]) -> None:
-        """Backends that have joined are asked from now on, those that have left no longer. Needs the loop."""
+        """Backends that have joined are asked from now on, those that have left no longer.
+
+        Needs the running loop. Raises OSError for certificates that can't be loaded.
+        """
         targets = tuple(targets)
         if targets and self._client is None:
             self._client = HealthClient()
             self._synthetic = SyntheticProber(self._client, self._around)
+        for target in targets:
+            assert self._client is not None
+            self._client.context(target.endpoint)
         self._probes.follow(
             {t.backend_id: Round(t, t.health.interval_s) for t in targets if t.health is not None}
         )

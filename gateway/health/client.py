@@ -108,13 +108,16 @@ class HealthClient:
             data=ask.json_body,
             headers=headers,
             allow_redirects=False,
-            ssl=self._context(endpoint),
+            ssl=self.context(endpoint),
             server_hostname=endpoint.tls.server_name if endpoint.tls is not None else None,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s),
         )
 
-    def _context(self, endpoint: BackendEndpoint) -> ssl.SSLContext | bool:
-        """Certificates are verified as on the data plane."""
+    def context(self, endpoint: BackendEndpoint) -> ssl.SSLContext | bool:
+        """Certificates are verified as on the data plane. Made once: that takes tens of milliseconds.
+
+        Raises OSError for certificates that can't be loaded.
+        """
         if endpoint.tls is None:
             return True
         ca_file = endpoint.tls.ca_file
