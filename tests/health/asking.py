@@ -18,7 +18,7 @@ from gateway.health.targets import Surroundings, Target, targets_of
 from gateway.state.memory import MemoryStore
 from tests.proxy.dialogue import ScriptedBackend, settled
 
-FAST = "interval: 20ms, timeout: 20ms"
+FAST = "interval: 40ms, timeout: 40ms"
 
 
 def config_of(*members: ScriptedBackend | int, base_dir: Path | str = ".", **sections: str) -> Config:
