@@ -38,12 +38,17 @@ class SyntheticProber:
         if lease is None:
             return None
         try:
-            reason = await self._complete(target, synthetic)
-        except AskFailed as failed:
-            reason = failed.reason
+            outcome = await self.complete(target, synthetic)
         finally:
             self._around.store.release(lease)
-        return SyntheticProbeReported(target.backend_id, Outcome.of(reason))
+        return SyntheticProbeReported(target.backend_id, outcome)
+
+    async def complete(self, target: Target, synthetic: SyntheticConfig) -> Outcome:
+        """One completion, for whoever holds a slot for it: never raises for what a backend may do."""
+        try:
+            return Outcome.of(await self._complete(target, synthetic))
+        except AskFailed as failed:
+            return Outcome.of(failed.reason)
 
     def _plan(self, target: Target) -> Plan | None:
         """A drained backend gets none of these either: it is to become idle."""
