@@ -30,6 +30,9 @@ from gateway.core.fleet import (
     UnknownName,
 )
 from gateway.core.latency import LatencySummary
+from gateway.health.checks import HealthChecks
+from gateway.health.targets import Surroundings as HealthSurroundings
+from gateway.health.targets import targets_of
 from gateway.ports import StateStore
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
@@ -56,6 +59,7 @@ class Gateway:
         self._store = self._make_store()
         self._state = GatewayState.STARTING
         self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
@@ -70,8 +74,11 @@ class Gateway:
                 store=self._store,
                 telemetry=Observer(self._metrics, self._access_log),
                 clock=self._clock,
-                draw=_uniform_draws(),
+                draw=draw,
             ),
+        )
+        self._health = HealthChecks(
+            HealthSurroundings(self._fleet.view, self.apply, self._store, self._clock, draw)
         )
         self._admin = self._make_admin()
         self.port = 0
@@ -109,6 +116,7 @@ class Gateway:
         await self._admin.start()
         self.admin_port = self._admin.port
         self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self._health.follow(targets_of(config))
         self._tick()
         self._state = GatewayState.READY
 
@@ -138,6 +146,7 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._health.stop()
         await self._plane.close()
         await self._store.stop()
         await self._admin.stop()
@@ -185,6 +194,7 @@ class Gateway:
             self._metrics,
             GaugeSources(
                 view=self._fleet.view,
+                clock=self._clock,
                 leases_held=self._store.leases_held,
                 store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gateway.core.breaker import BreakerSettings, Circuit, Trigger
+from gateway.core.health import HealthEvent
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Cluster, Outcome
 from gateway.core.taxonomy import Reason
@@ -131,6 +132,7 @@ Event = (
     | LatencyHeard
     | OpeningShared
     | ClosingShared
+    | HealthEvent
 )
 
 

@@ -3,6 +3,7 @@
 Invariants (asserted, and tested with hypothesis):
 - a backend's in_flight is never negative and counts exactly the attempts started and not finished;
 - a drained or removed backend is in no plan, and what runs on it may finish;
+- an unhealthy backend is in a plan only in panic;
 - a backend whose circuit is not closed is in a plan only as the probe, or in panic;
 - a backend that stays through a reconfiguration keeps its in_flight, latency, circuit and drain mark.
 """
@@ -37,6 +38,7 @@ from gateway.core.events import (
     Ticked,
     Undrained,
 )
+from gateway.core.health import HEALTH_EVENTS, HealthEvent
 from gateway.core.model import SUCCESS, Backend
 from gateway.core.taxonomy import LESSONS, Reason, Verdict
 from gateway.core.view import (
@@ -111,6 +113,7 @@ class Fleet:
             LatencyHeard: self._on_latency_heard,
             OpeningShared: self._on_opening_shared,
             ClosingShared: self._on_closing_shared,
+            **dict.fromkeys(HEALTH_EVENTS, self._on_health_told),
         }
         # All backends that events may speak of: those of the view, and those that left the configuration
         # while work ran on them, until that work ends.
@@ -245,9 +248,18 @@ class Fleet:
         if state is None:
             return BackendState(backend, settings.window_s)
         state.backend = backend
+        state.health.follow(backend.health)
         state.breaker.evidence.tally.resize(settings.window_s)
         state.settle(settings, now_s)
         return state
+
+    def _on_health_told(self, event: HealthEvent, now_s: float) -> Effects:
+        state = self.view.backends.get(event.backend_id)
+        if state is None:
+            return ()  # it left the configuration while it was asked
+        was_open = state.health.is_open
+        state.health.tell(event, state.in_flight, now_s)
+        return self._change(state, None if state.health.is_open is was_open else (), now_s)
 
     def _on_drained(self, event: Drained, now_s: float) -> Effects:
         target = self._named(event.name)

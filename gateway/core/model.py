@@ -17,13 +17,31 @@ from gateway.core.taxonomy import Verdict as Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class HealthRules:
+    """When probes are believed: `rise` passed or `fall` failed ones in a row; and how old numbers may be.
+
+    `has_probe` and `has_synthetic` say which kinds of probes there are at all.
+    """
+
+    rise: int = 2
+    fall: int = 3
+    stale_after_s: float = 10.0
+    has_probe: bool = True
+    has_synthetic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
-    """One model endpoint. `id` is `cluster@host:port[/prefix]` and stays the same across reloads."""
+    """One model endpoint. `id` is `cluster@host:port[/prefix]` and stays the same across reloads.
+
+    `health` None: nobody asks after its health, and it always counts as healthy.
+    """
 
     id: str
     url: str
     limit: int
     weight: float = 1.0
+    health: HealthRules | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -65,6 +83,7 @@ class PlanReason(StrEnum):
     FULL = "full"
     DRAINED = "drained"
     EJECTED = "ejected"
+    UNHEALTHY = "unhealthy"
     FAILED = "failed"
     PROBE = "probe"
     PANIC = "panic"

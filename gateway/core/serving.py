@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.breaker import NO_GENERATION
 from gateway.core.constraints import ModelMatch
+from gateway.core.health import is_ruled_out
 from gateway.core.model import Candidate, Plan, PlanReason
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def work_out_serving(tiers: Sequence[str], matching: Sequence[Match]) -> Serving
 
 def _open_tiers(by_tier: Sequence[tuple[str, list[Match]]], preferred_tier: str) -> Iterator[ServingTier]:
     """The tiers with somebody to try; probes of a cluster that is down stand at its place in the order."""
-    is_ejected = {tier: any(c.ejected_backends or c.is_down for c, _ in pairs) for tier, pairs in by_tier}
+    preferred = [c for tier, pairs in by_tier if tier == preferred_tier for c, _ in pairs]
+    passed_over = _why_passed_over(preferred)
     is_first = True
     for is_down in (False, True):
         for tier, pairs in by_tier:
@@ -77,12 +79,19 @@ def _open_tiers(by_tier: Sequence[tuple[str, list[Match]]], preferred_tier: str)
                 if not is_first
                 else PlanReason.FIRST_CHOICE
                 if tier == preferred_tier
-                else PlanReason.EJECTED
-                if is_ejected[preferred_tier]
-                else PlanReason.DRAINED
+                else passed_over
             )
             is_first = False
             yield _tier([(c, m, c.open_backends) for c, m in able], reason, probes)
+
+
+def _why_passed_over(preferred: Sequence[ClusterState]) -> PlanReason:
+    """Why the preferred tier does not serve, if another is the first that does."""
+    if any(map(is_ruled_out, preferred)):
+        return PlanReason.UNHEALTHY
+    if any(cluster.ejected_backends or cluster.is_down for cluster in preferred):
+        return PlanReason.EJECTED
+    return PlanReason.DRAINED
 
 
 def _panic(by_tier: Sequence[tuple[str, list[Match]]], probing: set[str]) -> Iterator[ServingTier]:

@@ -8,6 +8,7 @@ from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.breaker import DEFAULTS, NO_GENERATION, Breaker, BreakerSettings, Circuit
 from gateway.core.constraints import match_model
 from gateway.core.digest import LatencyDigest
+from gateway.core.health import BackendHealth, Capacity
 from gateway.core.latency import PeakEwma, SlotGap
 from gateway.core.model import Backend, Candidate, Cluster
 from gateway.core.serving import Serving, work_out_serving
@@ -31,6 +32,7 @@ class BackendState:
         "breaker",
         "digest",
         "drained_until_s",
+        "health",
         "in_flight",
         "latency",
         "limit",
@@ -49,6 +51,7 @@ class BackendState:
         self.latency = PeakEwma()
         self.digest = LatencyDigest()
         self.slot_gap = SlotGap()
+        self.health = BackendHealth(backend.health)
         self.drained_until_s: float | None = None
         self._cut_limit = backend.limit
         self._full_until_s = float("-inf")
@@ -62,6 +65,11 @@ class BackendState:
         return max(self.limit - self.in_flight, 0)
 
     @property
+    def is_drained(self) -> bool:
+        """By an operator, or at its own wish."""
+        return self.drained_until_s is not None or self.health.is_drained
+
+    @property
     def circuit(self) -> Circuit:
         return self.breaker.circuit
 
@@ -73,7 +81,7 @@ class BackendState:
         latency_s = self.latency.value_s(now_s)
         if self.silence.waiting:
             latency_s = max(latency_s, self.silence.owed_s(now_s))
-        return (self.in_flight + 1) * latency_s / self.weight
+        return (self.in_flight + self.health.others(now_s) + 1) * latency_s / self.weight
 
     def said_full(self, retry_after_s: float | None, now_s: float) -> None:
         """It answered 429 or 503: what it holds now is what it can hold, for as long as it asks."""
@@ -86,14 +94,16 @@ class BackendState:
     def settle(self, settings: BreakerSettings, now_s: float) -> bool:
         """Works out the effective limit and weight; True when one of them has changed.
 
-        The configured ones, times the circuit's share (slow start), cut while the backend says it is full;
-        the limit is at least 1.
+        The configured ones, cut by the backend's own advice, times the circuit's share (slow start), cut
+        while the backend says it is full; the limit is at least 1.
         """
         share = self.breaker.share(settings, now_s)
-        limit = self.backend.limit if share == 1.0 else max(int(self.backend.limit * share), 1)
+        limit = self.health.capped(self.backend.limit)
+        if share != 1.0:
+            limit = max(int(limit * share), 1)
         if now_s < self._full_until_s:
             limit = min(limit, self._cut_limit)
-        weight = self.backend.weight * share
+        weight = self.backend.weight * share * self.health.advice.weight_share
         has_changed = limit != self.limit or weight != self.weight
         self.limit, self.weight = limit, weight
         return has_changed
@@ -108,7 +118,8 @@ class ClusterState:
     """One cluster as it is now.
 
     `open_backends` may get new work. Of those not drained, `ejected_backends` have a circuit that is not
-    closed, and `probe_backends` are the ejected ones that the next request may try.
+    closed, or fail their health probes, and `probe_backends` are the ejected ones whose circuit the next
+    request may try.
     """
 
     __slots__ = (
@@ -151,6 +162,11 @@ class ClusterState:
         return sum(b.in_flight for b in members) / (sum(b.limit for b in members) or 1)
 
     @property
+    def capacity(self) -> Capacity:
+        """Backends that may get new work, of those configured."""
+        return Capacity(len(self.open_backends), len(self.backends))
+
+    @property
     def is_down(self) -> bool:
         """Most of it is ejected or missing: its tier is passed over while another has room."""
         return self.down_since_s is not None
@@ -158,10 +174,13 @@ class ClusterState:
     def refresh(self, settings: BreakerSettings, now_s: float) -> None:
         """Works out again who may get new work, whether the cluster is down, and its weight."""
         is_open = self.drained_until_s is None
-        undrained = [b for b in self.backends if is_open and b.drained_until_s is None]
-        self.open_backends = tuple(b for b in undrained if b.circuit is Circuit.CLOSED)
-        self.ejected_backends = tuple(b for b in undrained if b.circuit is not Circuit.CLOSED)
-        self.probe_backends = tuple(b for b in self.ejected_backends if b.breaker.wants_probe(now_s))
+        undrained = [b for b in self.backends if is_open and not b.is_drained]
+        is_ejected = {b.id: b.circuit is not Circuit.CLOSED or not b.health.is_open for b in undrained}
+        self.open_backends = tuple(b for b in undrained if not is_ejected[b.id])
+        self.ejected_backends = tuple(b for b in undrained if is_ejected[b.id])
+        self.probe_backends = tuple(
+            b for b in self.ejected_backends if b.health.is_open and b.breaker.wants_probe(now_s)
+        )
         if self._is_short(undrained, settings.min_available):
             self.down_since_s = now_s if self.down_since_s is None else self.down_since_s
         elif self.down_since_s is not None:
@@ -221,7 +240,7 @@ class FleetView:
         cluster = self.clusters.get(candidate.cluster)
         if state is None or cluster is None or cluster.drained_until_s is not None:
             return False
-        if state.drained_until_s is not None:
+        if state.is_drained:
             return False
         if candidate.generation == NO_GENERATION:
             return True  # planned in panic

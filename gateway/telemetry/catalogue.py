@@ -63,6 +63,49 @@ IN_FLIGHT = MetricSpec("in_flight", "gauge", _BACKEND, "Attempts that this gatew
 LIMIT = MetricSpec("limit", "gauge", _BACKEND, "The most attempts a backend may run at once.")
 HEADROOM = MetricSpec("headroom", "gauge", _BACKEND, "limit - in_flight, never below 0.")
 LEASES_HELD = MetricSpec("leases_held", "gauge", _BACKEND, "Slots of a backend that this gateway holds now.")
+HEALTH_UP = MetricSpec(
+    "health_up",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "1 while the probes say that a backend may get work, 0 when they took it out; `probe` is `health` or "
+    "`synthetic`. Absent until the first result.",
+)
+HEALTH_AGE = MetricSpec(
+    "health_age_seconds",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "How long ago the last result of a probe came.",
+)
+HEALTH_WEIGHT = MetricSpec(
+    "health_weight_share",
+    "gauge",
+    _BACKEND,
+    "The share of its weight that a backend asks for in its agent words; 0 when it asks for no new work.",
+)
+READY_SHARE = MetricSpec(
+    "cluster_ready_share",
+    "gauge",
+    ("cluster",),
+    "Backends that may get new work, as a share of those configured.",
+)
+ENGINE_RUNNING = MetricSpec(
+    "engine_running",
+    "gauge",
+    _BACKEND,
+    "Requests that the engine says it runs, whoever sent them; absent when older than `stale_after`.",
+)
+ENGINE_WAITING = MetricSpec(
+    "engine_waiting", "gauge", _BACKEND, "Requests that wait inside the engine; absent like `engine_running`."
+)
+ENGINE_KV_CACHE = MetricSpec(
+    "engine_kv_cache_used_share",
+    "gauge",
+    _BACKEND,
+    "The used share of the engine's KV cache; absent like `engine_running`.",
+)
+ENGINE_AGE = MetricSpec(
+    "engine_reading_age_seconds", "gauge", _BACKEND, "How old the last reading of an engine's metrics is."
+)
 TTFT = MetricSpec(
     "ttft_seconds",
     "histogram",
@@ -124,6 +167,14 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     LIMIT,
     HEADROOM,
     LEASES_HELD,
+    HEALTH_UP,
+    HEALTH_AGE,
+    HEALTH_WEIGHT,
+    READY_SHARE,
+    ENGINE_RUNNING,
+    ENGINE_WAITING,
+    ENGINE_KV_CACHE,
+    ENGINE_AGE,
     TTFT,
     DURATION,
     OVERHEAD,

@@ -12,9 +12,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.core.fleet import FleetView
-from gateway.ports import StoreHealth
+from gateway.ports import Clock, StoreHealth
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import MetricSpec
+from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Histogram, Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -30,6 +31,7 @@ class GaugeSources:
     """Where the numbers come from that are states, not counts of requests."""
 
     view: FleetView
+    clock: Clock
     leases_held: Callable[[str], int]
     store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
@@ -74,6 +76,8 @@ class Exposition(Collector):
         health = self._sources.store_health()
         yield _gauge(catalogue.STORE_DEGRADED, {(): int(health.is_degraded)})
         yield _gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
+        for spec, values in health_gauges(self._sources.view, self._sources.clock()):
+            yield _gauge(spec, values)
         yield _gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield _gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
 
@@ -125,7 +129,7 @@ def _counter(spec: MetricSpec, counts: Mapping[tuple[str, ...], int]) -> Metric:
     return family
 
 
-def _gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], int]) -> Metric:
+def _gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
     family = GaugeMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)

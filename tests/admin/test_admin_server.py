@@ -76,7 +76,9 @@ async def test_the_fleet_page_shows_tiers_in_order_with_their_numbers(serve: Ser
         "drained": False,
         "drained_for_s": None,
         "latency_ewma_ms": 250.0,
+        "health": None,
     }
+    assert here["capacity"] == {"ready": 1, "expected": 2, "share": 0.5}
     assert (two["drained"], two["drained_for_s"]) == (True, 30.5)
     assert page["in_flight"] == 4
 
