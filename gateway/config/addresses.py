@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from gateway.config.problems import BadValue
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+STATE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/?#@]+))(?::(?P<port>[0-9]{1,5}))?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
@@ -97,6 +98,40 @@ def parse_backend_url(text: str) -> BackendUrl:
         raise BadValue("has no valid host", "write http://host:port, an IPv6 address in brackets")
     port = _port(authority["port"], lowest=1) if authority["port"] else DEFAULT_PORTS[scheme]
     return BackendUrl(scheme, _host(authority), port, _prefix(match["path"]))
+
+
+def check_state_url(url: str) -> None:
+    """Raises BadValue for what is no URL of a Redis; never shows any of it, for it may hold a password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in STATE_SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in STATE_SCHEMES)
+        raise BadValue(f"must begin with one of {known}", "write redis://host:6379/0 or unix:///path")
+    place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    if "#" in rest.partition("?")[0]:
+        raise BadValue("holds a '#'", "write it as %23 where it belongs to a password")
+    if scheme == "unix":
+        if place or not path.strip("/"):
+            raise BadValue("must hold the absolute path of a socket", "write unix:///run/redis.sock")
+        return
+    hosts = place.split(",") if scheme.endswith("+sentinel") else [place]
+    if not all(_is_place(host) for host in hosts):
+        raise BadValue("has no valid host and port", f"write {scheme}://host:port")
+    if scheme.endswith("+sentinel") and not path.partition("/")[0]:
+        raise BadValue("has no name of a primary", f"write {scheme}://host:26379/name")
+    if not scheme.endswith("+sentinel") and path and not path.isdecimal():
+        raise BadValue("has a database that is no number", f"write {scheme}://host:6379/0")
+
+
+def _is_place(text: str) -> bool:
+    """Is it `host` or `host:port`?"""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return False
+    try:
+        _host(match)
+        return match["port"] is None or _port(match["port"], lowest=1) > 0
+    except BadValue:
+        return False
 
 
 def parse_host(text: str) -> str:

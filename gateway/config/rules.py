@@ -13,6 +13,7 @@ from gateway.config.schema import (
     ClusterConfig,
     Config,
     DownstreamTlsConfig,
+    StateConfig,
     UpstreamTlsConfig,
 )
 from gateway.config.units import format_size
@@ -42,6 +43,11 @@ def check_auth(auth: AuthConfig, report: Report) -> None:
     given = auth.secret or auth.pass_client
     if not given and not any(report.has_problem(auth, key) for key in ("value", "value_file", "pass_client")):
         report.complain(auth, "", "has no effect", "give value_file or value, or set pass_client: true")
+
+
+def check_state(state: StateConfig, report: Report) -> None:
+    if state.url_in_place and state.url_from_file:
+        report.complain(state, "url", "must not stand beside url_file", "keep one of them")
 
 
 def check_downstream_tls(tls: DownstreamTlsConfig, report: Report) -> None:
@@ -113,5 +119,6 @@ RULES: dict[type, Rule] = {
     ClusterConfig: check_cluster,
     Config: check_config,
     DownstreamTlsConfig: check_downstream_tls,
+    StateConfig: check_state,
     UpstreamTlsConfig: check_upstream_tls,
 }

@@ -9,7 +9,13 @@ from os.path import dirname, isdir
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from gateway.config.addresses import parse_address, parse_backend_url, parse_host, parse_request_path
+from gateway.config.addresses import (
+    check_state_url,
+    parse_address,
+    parse_backend_url,
+    parse_host,
+    parse_request_path,
+)
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
 from gateway.config.units import format_duration, format_size, parse_duration, parse_size
@@ -139,6 +145,22 @@ def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
         raise BadValue(f"file {scalar.shown} {exc.message}", exc.fix) from None
 
 
+def read_state_url(scalar: Scalar, around: Surroundings) -> Secret:
+    """Where leases are shared. No message shows any of it."""
+    secret = Secret(scalar.text)
+    check_state_url(scalar.text)
+    return secret
+
+
+def read_state_url_file(scalar: Scalar, around: Surroundings) -> Secret:
+    secret = read_secret_file(scalar, around)
+    try:
+        check_state_url(secret.reveal())
+    except BadValue as exc:
+        raise BadValue(f"file {scalar.shown} {exc.message}", exc.fix) from None
+    return secret
+
+
 def read_header_name(scalar: Scalar, around: Surroundings) -> str:
     name = read_text(scalar, around)
     if _HEADER_NAME.fullmatch(name) is None:
@@ -195,6 +217,8 @@ READERS: dict[str, Reader] = {
     "secret": lambda scalar, around: Secret(scalar.text),
     "file": read_file,
     "secret_file": read_secret_file,
+    "state_url": read_state_url,
+    "state_url_file": read_state_url_file,
     "access_log": read_access_log,
     "model_pattern": read_model_pattern,
     "model_name": read_model_name,

@@ -68,6 +68,34 @@ class AdminConfig(Section, frozen=True, kw_only=True):
     ] = field(default=None, name="token_file")
 
 
+class StateConfig(Section, frozen=True, kw_only=True):
+    """Where leases are counted, so that several gateways keep one limit together. Default: each by itself."""
+
+    url_in_place: Annotated[
+        Secret | None,
+        _kind(
+            "state_url",
+            "Redis or Valkey: `redis://`, `rediss://`, `unix:///socket`, `redis+sentinel://` or "
+            "`rediss+sentinel://`; it may hold a password, best from the environment.",
+        ),
+    ] = field(default=None, name="url")
+    url_from_file: Annotated[
+        Secret | None, _kind("state_url_file", "File with the URL, in place of `url`.")
+    ] = field(default=None, name="url_file")
+    fleet: Annotated[
+        Name, Meta(description="Gateways of the same fleet at one Redis share their limits; others do not.")
+    ] = "default"
+
+    @property
+    def url(self) -> Secret | None:
+        """The URL, whichever way it was given."""
+        return self.url_in_place or self.url_from_file
+
+    def at(self, url: Secret) -> StateConfig:
+        """The same with another URL."""
+        return msgspec.structs.replace(self, url_in_place=url, url_from_file=None)
+
+
 class TimeoutsConfig(Section, frozen=True, kw_only=True):
     """The stages of time of one request. Each ends the attempt or the connection that exceeds it."""
 
@@ -214,6 +242,16 @@ class Config(Section, frozen=True, kw_only=True):
     )
     tls: DownstreamTlsConfig | None = None
     admin: AdminConfig = AdminConfig()
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Processes that serve the port together, one per core; more than 1 needs Linux, and "
+            "without `state.url` a redis-server or valkey-server on this machine, which is started for them.",
+        ),
+    ] = 1
+    state: StateConfig = StateConfig()
     access_log: Annotated[
         str, _kind("access_log", "One JSON line per request: `-` for standard output, a file, or `off`.")
     ] = "-"

@@ -103,6 +103,7 @@ def test_the_commented_lines_of_the_full_example_are_right_too(tmp_path: Path) -
         ("tls.cert_file", True),
         ("tls.key_file", True),
         ("admin.token_file", True),
+        ("state.url_file", True),
         ("clusters[2].auth.value_file", True),
         ("clusters[2].tls.ca_file", True),
     ]

@@ -9,6 +9,7 @@ import trustme
 
 from gateway.config import Config, ConfigError, load, parse
 from gateway.config.addresses import Address
+from gateway.config.secrets import Secret
 from gateway.core.balancing import CLUSTER_POLICIES
 
 CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
@@ -46,6 +47,35 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (t.request_head_s, t.request_body_s, t.keep_alive_s, t.write_s) == (10, 30, 75, 60)
     assert (config.retry.attempts, config.pool.max_idle) == (3, 128)
     assert (config.pool.idle_s, config.pool.max_age_s) == (30, 600)
+
+    assert (config.workers, config.state.url, config.state.fleet) == (1, None, "default")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://a",
+        "rediss://user:s3cret@a.example:6380/3?socket_timeout=1",
+        "redis://:p@ss/word@[::1]:6379",
+        "unix:///run/redis.sock?db=1",
+        "unix://user:s3cret@/run/redis.sock",
+        "redis+sentinel://:s3cret@a:26379,b,10.0.0.1:26380/main/0",
+    ],
+)
+def test_a_state_url_from_the_file_the_environment_or_a_file_of_its_own(url: str, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(url + "\n")
+    for given in (f"{{url: '{url}'}}", "{url: '${URL}'}", "{url_file: url}"):
+        state = parsed(f"state: {given}\n{CLUSTERS}", tmp_path, URL=url).state
+        assert state.url is not None
+        assert state.url.reveal() == url
+        assert url not in repr(state)
+        assert str(state).count("***") == 1
+
+
+def test_a_private_url_takes_the_place_of_none_and_keeps_the_fleet(tmp_path: Path) -> None:
+    state = parsed(f"state: {{fleet: prod}}\n{CLUSTERS}").state.at(Secret("unix:///x"))
+    assert state.url is not None
+    assert (state.url.reveal(), state.fleet) == ("unix:///x", "prod")
 
 
 def test_a_section_without_entries_keeps_its_defaults() -> None:

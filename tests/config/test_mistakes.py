@@ -13,8 +13,9 @@ WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
     "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
-    "max_body, max_buffered, paths, pool, retry, tiers, timeouts, tls"
+    "max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
 )
+STATE_SCHEMES = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://"
 GOOD_CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
 
 
@@ -108,6 +109,19 @@ def with_backend(backend: str) -> str:
             "admin.token_file: file 'gone' does not exist; paths are relative to the configuration file",
         ),
         ("admin: {token_file: .}", "admin.token_file: '.' is not a file"),
+        ("workers: 0", "workers: must be at least 1, not 0"),
+        ("workers: 257", "workers: must be at most 256, not 257"),
+        ("workers: auto", "workers: must be a whole number, not auto"),
+        ("worker: 2", "worker: unknown key; did you mean 'workers'?"),
+        ("state: redis://a", "state: must be a mapping, not one value"),
+        (
+            "state: {fleet: Prod}",
+            "state.fleet: must be of a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
+        ),
+        (
+            "state: {url_file: gone}",
+            "state.url_file: file 'gone' does not exist; paths are relative to the configuration file",
+        ),
         ("hold: {max_wait: 1s}", f"hold: unknown key; {KNOWN_AT_TOP}"),
         ("on: 1", f"on: unknown key; {KNOWN_AT_TOP}"),
     ],
@@ -224,6 +238,48 @@ def test_a_limit_that_is_none(value: str, expected: str) -> None:
 )
 def test_a_url_that_is_none(backend: str, expected: str) -> None:
     assert mistakes(with_backend(backend)) == [f"g.yaml:5: clusters[0].backends[0]: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("''", "is empty; a secret needs at least one character"),
+        ("s3cret@a:1", f"must begin with one of {STATE_SCHEMES}; write redis://host:6379/0 or unix:///path"),
+        (
+            "http://:s3cret@a:1",
+            f"must begin with one of {STATE_SCHEMES}; write redis://host:6379/0 or unix:///path",
+        ),
+        ("redis://:s3cret@", "has no valid host and port; write redis://host:port"),
+        ("rediss://:s3cret@a:0/0", "has no valid host and port; write rediss://host:port"),
+        ("redis://:s3cret@a:6379/main", "has a database that is no number; write redis://host:6379/0"),
+        ("redis://:s3cret#@a", "holds a '#'; write it as %23 where it belongs to a password"),
+        ("unix://s3cret/x", "must hold the absolute path of a socket; write unix:///run/redis.sock"),
+        ("unix:///", "must hold the absolute path of a socket; write unix:///run/redis.sock"),
+        (
+            "redis+sentinel://:s3cret@a:1,b/",
+            "has no name of a primary; write redis+sentinel://host:26379/name",
+        ),
+        ("redis+sentinel://:s3cret@a:1,,b/x", "has no valid host and port; write redis+sentinel://host:port"),
+    ],
+)
+def test_a_state_url_that_is_none_and_no_message_shows_it(url: str, expected: str, tmp_path: Path) -> None:
+    (found,) = mistakes(at_top(f'state: {{url: "{url}"}}' if url != "''" else "state: {url: ''}"))
+    assert found == f"g.yaml:1: state.url: {expected}"
+    assert "s3cret" not in found
+    (tmp_path / "url").write_text("" if url == "''" else url)
+    (found,) = mistakes(at_top("state: {url_file: url}"), tmp_path)
+    assert found == f"g.yaml:1: state.url_file: file 'url' {expected}"
+
+
+def test_a_state_url_from_the_environment_is_not_shown_either() -> None:
+    (found,) = mistakes(at_top("state: {url: 'redis://:${PASSWORD}@a b'}"), PASSWORD="s3cret")
+    assert found == "g.yaml:1: state.url: has no valid host and port; write redis://host:port"
+
+
+def test_a_state_url_is_given_once(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://a\n")
+    (found,) = mistakes(at_top("state: {url: redis://b, url_file: url}"), tmp_path)
+    assert found == "g.yaml:1: state.url: must not stand beside url_file; keep one of them"
 
 
 def test_the_url_in_a_mapping_is_named_by_its_key() -> None:
