@@ -9,16 +9,19 @@ import resource
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from random import SystemRandom, getrandbits, seed
 
+from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
+    Drained,
     Event,
     Fleet,
     FleetConfigured,
@@ -39,17 +42,31 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """What a gateway is told that serves a port together with others on this machine.
+
+    Its admin port is a unix socket. `drains` are those in force: names with the moment they end (monotonic
+    seconds, which all processes of a machine share), so that no request slips through at its start.
+    """
+
+    admin_socket: str
+    drains: Mapping[str, float]
+
+
 class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, place: WorkerPlace | None = None) -> None:
         self._config = config
+        self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
         self._store = MemoryStore()
         self._metrics = Metrics()
         self._state = GatewayState.STARTING
-        self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
+        self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
@@ -85,9 +102,13 @@ class Gateway:
     async def start(self) -> None:
         config = self._config
         self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        for name, until_s in (self._place.drains if self._place else {}).items():
+            self.apply(Drained(name, until_s))
         await self._admin.start()
         self.admin_port = self._admin.port
-        self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self.port = await self._plane.listen(
+            config.listen.host, config.listen.port, _server_tls(config), reuse_port=self._place is not None
+        )
         self._tick()
         self._state = GatewayState.READY
 
@@ -142,34 +163,41 @@ class Gateway:
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
             ),
         )
-        token = config.admin.token
         return AdminServer(
-            AdminSettings(
-                config.admin.listen.host,
-                config.admin.listen.port,
-                token.reveal() if token is not None else None,
-            ),
-            AdminPorts(
-                view=self._fleet.view,
-                apply=self.apply,
-                status=self._status,
-                drain=self.drain,
-                render_metrics=exposition.render,
-                clock=self._clock,
+            AdminSettings(socket_path=self._place.admin_socket) if self._place else admin_settings(config),
+            OneGateway(
+                AdminPorts(
+                    view=self._fleet.view,
+                    apply=self.apply,
+                    status=self._status,
+                    drain=self.drain,
+                    render_metrics=exposition.render,
+                    clock=self._clock,
+                )
             ),
         )
 
 
-async def run(config: Config, announce: Callable[[Gateway], None]) -> None:
-    """Runs one gateway until it is told to stop. Raises OSError when it can't start."""
+async def run(config: Config, announce: Callable[[Gateway], None], place: WorkerPlace | None = None) -> bool:
+    """Runs one gateway until it is told to stop; True when it finished all it had accepted.
+
+    Raises OSError when it can't start.
+    """
     _raise_file_limit()
-    gateway = Gateway(config)
+    gateway = Gateway(config, place)
     await gateway.start()
     announce(gateway)
     # What has been made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     await gateway.serve()
+    return await gateway.drain()
+
+
+def admin_settings(config: Config) -> AdminSettings:
+    """The admin port that the configuration asks for."""
+    listen, token = config.admin.listen, config.admin.token
+    return AdminSettings(listen.host, listen.port, token.reveal() if token is not None else None)
 
 
 def _uniform_draws() -> Callable[[], int]:

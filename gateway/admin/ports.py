@@ -30,11 +30,15 @@ class GatewayStatus:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """Where to listen and what a write must present. Raises ValueError for an open door."""
+    """Where to listen and what a write must present. Raises ValueError for an open door.
+
+    With `socket_path` it is that unix socket: who may open it is up to its directory.
+    """
 
     host: str = "127.0.0.1"
     port: int = 9090
     token: str | None = field(default=None, repr=False)
+    socket_path: str | None = None
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():
