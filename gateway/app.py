@@ -9,13 +9,12 @@ import resource
 import signal
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
 
 from gateway.admin.one_gateway import OneGateway
-from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
+from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of, endpoints_of
 from gateway.config.schema import Config
@@ -28,6 +27,7 @@ from gateway.core.fleet import (
     SetLimits,
     Ticked,
 )
+from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.upstream import pools_of
 from gateway.proxy.writes import WriteBatch
@@ -40,18 +40,6 @@ from gateway.telemetry.observer import Observer
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """What a gateway is told that serves a port together with others on this machine.
-
-    Its admin port is a unix socket. `drains` are those in force: names with the moment they end (monotonic
-    seconds, which all processes of a machine share), so that no request slips through at its start.
-    """
-
-    admin_socket: str
-    drains: Mapping[str, float]
 
 
 class Gateway:
@@ -112,13 +100,19 @@ class Gateway:
         self._tick()
         self._state = GatewayState.READY
 
-    async def serve(self) -> None:
-        """Until SIGTERM or SIGINT; then drains. SIGHUP opens the access log anew, for rotation."""
+    def heed_signals(self) -> None:
+        """SIGTERM and SIGINT drain. SIGHUP opens the access log anew, for rotation."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_drain)
+        loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+
+    def _reopen_log(self) -> None:
         if self._access_log is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._access_log.reopen)
+            self._access_log.reopen()
+
+    async def serve(self) -> None:
+        """Until told to stop, and drained."""
         await self._stopped.wait()
         await self.stop()
 
@@ -164,7 +158,7 @@ class Gateway:
             ),
         )
         return AdminServer(
-            AdminSettings(socket_path=self._place.admin_socket) if self._place else admin_settings(config),
+            AdminSettings(socket_path=self._place.admin_socket) if self._place else settings_of(config.admin),
             OneGateway(
                 AdminPorts(
                     view=self._fleet.view,
@@ -186,18 +180,13 @@ async def run(config: Config, announce: Callable[[Gateway], None], place: Worker
     _raise_file_limit()
     gateway = Gateway(config, place)
     await gateway.start()
+    gateway.heed_signals()
     announce(gateway)
     # What has been made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     await gateway.serve()
     return await gateway.drain()
-
-
-def admin_settings(config: Config) -> AdminSettings:
-    """The admin port that the configuration asks for."""
-    listen, token = config.admin.listen, config.admin.token
-    return AdminSettings(listen.host, listen.port, token.reveal() if token is not None else None)
 
 
 def _uniform_draws() -> Callable[[], int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 
+from gateway.config.schema import AdminConfig
 from gateway.core.fleet import Event, FleetView
 from gateway.ports import Clock
 
@@ -45,6 +46,12 @@ class AdminSettings:
             raise ValueError("the admin token is empty")
         if self.token is None and not is_loopback(self.host):
             raise ValueError(f"without a token the admin port binds to loopback only, not to {self.host}")
+
+
+def settings_of(admin: AdminConfig) -> AdminSettings:
+    """The admin port that the configuration asks for."""
+    token = admin.token.reveal() if admin.token is not None else None
+    return AdminSettings(admin.listen.host, admin.listen.port, token)
 
 
 @dataclass(frozen=True, slots=True)
