@@ -20,6 +20,11 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def is_reaped(pid: int) -> bool:
+    """Is nothing left of it, also no thread that still holds its sockets? Its parent has to have asked."""
+    return not Path(f"/proc/{pid}").exists()
+
+
 def children(pid: int) -> dict[int, str]:
     """The command lines of the processes that `pid` has started, by their id."""
     found = {}
