@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
 
-from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
+from gateway.admin.one_gateway import OneGateway
+from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of, endpoints_of
 from gateway.config.schema import Config
@@ -34,6 +35,7 @@ from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
 from gateway.ports import StateStore
+from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
 from gateway.proxy.writes import WriteBatch
@@ -51,14 +53,16 @@ TICK_S = 0.5
 class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, place: WorkerPlace | None = None) -> None:
         self._config = config
+        self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
         self._metrics = Metrics()
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
+        self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
@@ -112,21 +116,31 @@ class Gateway:
     async def start(self) -> None:
         config = self._config
         self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        for name, until_s in (self._place.drains if self._place else {}).items():
+            self.apply(Drained(name, until_s))
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
-        self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self.port = await self._plane.listen(
+            config.listen.host, config.listen.port, _server_tls(config), reuse_port=self._place is not None
+        )
         self._health.follow(targets_of(config))
         self._tick()
         self._state = GatewayState.READY
 
-    async def serve(self) -> None:
-        """Until SIGTERM or SIGINT; then drains. SIGHUP opens the access log anew, for rotation."""
+    def heed_signals(self) -> None:
+        """SIGTERM and SIGINT drain. SIGHUP opens the access log anew, for rotation."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_drain)
+        loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+
+    def _reopen_log(self) -> None:
         if self._access_log is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._access_log.reopen)
+            self._access_log.reopen()
+
+    async def serve(self) -> None:
+        """Until told to stop, and drained."""
         await self._stopped.wait()
         await self.stop()
 
@@ -202,34 +216,36 @@ class Gateway:
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
             ),
         )
-        token = config.admin.token
         return AdminServer(
-            AdminSettings(
-                config.admin.listen.host,
-                config.admin.listen.port,
-                token.reveal() if token is not None else None,
-            ),
-            AdminPorts(
-                view=self._fleet.view,
-                apply=self.apply_and_share,
-                status=self._status,
-                drain=self.drain,
-                render_metrics=exposition.render,
-                clock=self._clock,
+            AdminSettings(socket_path=self._place.admin_socket) if self._place else settings_of(config.admin),
+            OneGateway(
+                AdminPorts(
+                    view=self._fleet.view,
+                    apply=self.apply_and_share,
+                    status=self._status,
+                    drain=self.drain,
+                    render_metrics=exposition.render,
+                    clock=self._clock,
+                )
             ),
         )
 
 
-async def run(config: Config, announce: Callable[[Gateway], None]) -> None:
-    """Runs one gateway until it is told to stop. Raises OSError when it can't start."""
+async def run(config: Config, announce: Callable[[Gateway], None], place: WorkerPlace | None = None) -> bool:
+    """Runs one gateway until it is told to stop; True when it finished all it had accepted.
+
+    Raises OSError when it can't start.
+    """
     _raise_file_limit()
-    gateway = Gateway(config)
+    gateway = Gateway(config, place)
     await gateway.start()
+    gateway.heed_signals()
     announce(gateway)
     # What has been made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     await gateway.serve()
+    return await gateway.drain()
 
 
 def _uniform_draws() -> Callable[[], int]:

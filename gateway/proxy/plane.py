@@ -80,11 +80,18 @@ class DataPlane:
 
     # --- listening and ending ------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
-        """Opens the data port and tells which it is (for port 0)."""
+    async def listen(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False
+    ) -> int:
+        """Opens the data port and tells which it is (for port 0); with `reuse_port` others share it."""
         scheme = b"http" if ssl_context is None else b"https"
         server = await self.loop.create_server(
-            lambda: DownstreamConnection(self, scheme), host, port, ssl=ssl_context, backlog=4096
+            lambda: DownstreamConnection(self, scheme),
+            host,
+            port,
+            ssl=ssl_context,
+            backlog=4096,
+            reuse_port=reuse_port or None,
         )
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])

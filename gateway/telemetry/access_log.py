@@ -21,15 +21,17 @@ MAX_MODEL_CHARS = 128
 _MILLISECONDS = tuple(f"{ms:03d}Z" for ms in range(1000))
 
 
-def open_access_log(destination: str, wall_clock: Callable[[], float]) -> AccessLog | None:
+def open_access_log(
+    destination: str, wall_clock: Callable[[], float], is_shared: bool = False
+) -> AccessLog | None:
     """`destination` is as in the configuration: "-" for standard output, "off" (gives None) or a path.
 
-    Raises OSError for a path that cannot be opened.
+    `is_shared`: other processes write to it too. Raises OSError for a path that cannot be opened.
     """
     if destination == "off":
         return None
     sink = stdout_sink if destination == "-" else file_sink(destination)
-    return AccessLog(LineWriter(sink), wall_clock)
+    return AccessLog(LineWriter(sink, is_shared=is_shared), wall_clock)
 
 
 class AccessLog:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
 
+from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
 from gateway.admin.server import AdminServer
 from gateway.core.fleet import AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
@@ -155,7 +156,7 @@ async def test_a_name_that_a_reload_took_away_meanwhile_is_404(serve: Serve) -> 
         raise UnknownName("here")
 
     object.__setattr__(gateway, "apply", gone)
-    server = AdminServer(AdminSettings("127.0.0.1", 0), gateway.ports())
+    server = AdminServer(AdminSettings("127.0.0.1", 0), OneGateway(gateway.ports()))
     await server.start()
     gateway.port = server.port
     answer = await gateway.ask("POST", DRAIN_HERE)
@@ -272,7 +273,7 @@ def test_an_empty_token_is_a_mistake_and_a_token_is_never_shown() -> None:
 async def test_a_taken_port_is_an_os_error_and_leaves_nothing_behind(serve: Serve) -> None:
     gateway = await serve()
     ports: AdminPorts = gateway.ports()
-    server = AdminServer(AdminSettings("127.0.0.1", gateway.port), ports)
+    server = AdminServer(AdminSettings("127.0.0.1", gateway.port), OneGateway(ports))
     with pytest.raises(OSError):
         await server.start()
     await server.stop()

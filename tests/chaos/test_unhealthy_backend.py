@@ -89,7 +89,7 @@ async def test_new_requests_leave_a_backend_whose_health_fails_and_return(engine
         engines[1].set_health(status=500)
         engines[0].set_health(status=500)
         await until(lambda: ready(gateway) == [0, 0])
-        assert (await asked(gateway))[0] == 503
+        assert await asked(gateway) == (200, "backup", "panic"), "health paths may be wrong everywhere"
         assert gateway.stop() == 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,3 +326,22 @@ def wait_for_writers() -> None:
         if thread.name == "access-log":
             thread.join(2)
             assert not thread.is_alive()
+
+
+def test_lines_of_several_processes_in_one_pipe_stay_whole() -> None:
+    """Each worker has a writer of its own; the pipe is small and read slowly, so that writes must wait."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    names = (b"a", b"b", b"c")
+    writers = [LineWriter(lambda: os.dup(writing), is_shared=True) for _ in names]
+    for writer, name in zip(writers, names, strict=True):
+        for _ in range(400):
+            writer.write(name * 700 + b"\n")
+    expected = 400 * 701 * len(names)
+    read = bytearray()
+    while len(read) < expected:
+        read += os.read(reading, 1000)
+    assert Counter(bytes(read).splitlines()) == {name * 700: 400 for name in names}
+    assert all(writer.close() for writer in writers)
+    os.close(reading)
+    os.close(writing)

@@ -14,7 +14,8 @@ from gateway.core.model import Backend, Cluster, Outcome, Reason
 from gateway.ports import RequestRecord, Retry
 from gateway.telemetry import metrics as metrics_module
 from gateway.telemetry.catalogue import CATALOGUE, metrics_reference
-from gateway.telemetry.exposition import SAMPLES_PER_PART, Exposition, GaugeSources
+from gateway.telemetry.exposition import Exposition, GaugeSources
+from gateway.telemetry.families import SAMPLES_PER_PART
 from gateway.telemetry.metrics import Metrics
 
 Record = Callable[..., RequestRecord]
