@@ -187,7 +187,9 @@ class Worker:
         backends = (Backend("here@a:1", "http://a:1", 4), Backend("here@b:1", "http://b:1", 8))
         self.fleet.apply(FleetConfigured((Cluster("here", "primary", backends),), ("primary",)), 0.0)
         self.metrics = Metrics()
-        self._exposition = Exposition(self.metrics, GaugeSources(self.fleet.view, leases_held=lambda _: 1))
+        self._exposition = Exposition(
+            self.metrics, GaugeSources(self.fleet.view, clock=lambda: 0.0, leases_held=lambda _: 1)
+        )
 
     def text(self) -> str:
         return b"".join(self._exposition.render()[0]).decode()

@@ -12,6 +12,7 @@ from fleet import Fleet, clusters, metrics_of, started, total
 from system import is_reaped, wait_for
 
 from tests.proxy.processes import Engine, running, start_engine
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.timeout(90)]
 WORKERS = 3
@@ -183,13 +184,16 @@ def test_log_rotation_reaches_every_worker(engine: Engine, server_program: str) 
         assert fleet.is_ready(2)
 
 
-def test_a_redis_of_ones_own_is_used_and_none_is_started(engine: Engine) -> None:
-    text = "workers: 2\nstate: {url: 'unix:///nowhere/redis.sock'}\n" + clusters(engine.url)
+def test_a_redis_of_ones_own_is_used_and_none_is_started(engine: Engine, redis_server: RedisServer) -> None:
+    text = f"workers: 2\nstate: {{url: '{redis_server.url}', fleet: own}}\n" + clusters(engine.url)
     with started(text) as fleet:
         fleet.wait_ready()
         assert fleet.descendants == list(fleet.workers)
         assert "private_redis" not in fleet.page("/readyz")
         assert fleet.ask() == 200
+        with redis_server.client() as client:
+            gateways = client.hkeys("spillway:{own}:gateways")
+        assert len([name for name in gateways if not name.startswith(b"!")]) == 2
 
 
 def test_a_single_worker_needs_no_parent(engine: Engine) -> None:
