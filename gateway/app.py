@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -26,10 +27,17 @@ from gateway.core.fleet import (
     FleetConfigured,
     SetLimits,
     Ticked,
+    Undrained,
+    UnknownName,
 )
+from gateway.core.latency import LatencySummary
+from gateway.health.checks import HealthChecks
+from gateway.health.targets import Surroundings as HealthSurroundings
+from gateway.health.targets import targets_of
+from gateway.ports import StateStore
 from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
-from gateway.proxy.upstream import pools_of
+from gateway.proxy.pool import pools_of
 from gateway.proxy.writes import WriteBatch
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
@@ -50,11 +58,12 @@ class Gateway:
         self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
-        self._store = MemoryStore()
         self._metrics = Metrics()
+        self._store = self._make_store()
         self._state = GatewayState.STARTING
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
+        draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
@@ -69,8 +78,11 @@ class Gateway:
                 store=self._store,
                 telemetry=Observer(self._metrics, self._access_log),
                 clock=self._clock,
-                draw=_uniform_draws(),
+                draw=draw,
             ),
+        )
+        self._health = HealthChecks(
+            HealthSurroundings(self._fleet.view, self.apply, self._store, self._clock, draw)
         )
         self._admin = self._make_admin()
         self.port = 0
@@ -87,16 +99,32 @@ class Gateway:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
 
+    def apply_and_share(self, event: Event) -> None:
+        """An operator's event: what it says of drains is said to all gateways of the fleet."""
+        self.apply(event)
+        match event:
+            case Drained(name, until_s):
+                self._store.share_drain(name, until_s - self._clock())
+            case Undrained(name):
+                self._store.share_drain(name, None)
+
+    def _apply_heard(self, event: Event) -> None:
+        """What other gateways told; they may know clusters that this one does not."""
+        with contextlib.suppress(UnknownName):
+            self.apply(event)
+
     async def start(self) -> None:
         config = self._config
         self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
         for name, until_s in (self._place.drains if self._place else {}).items():
             self.apply(Drained(name, until_s))
+        await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
         self.port = await self._plane.listen(
             config.listen.host, config.listen.port, _server_tls(config), reuse_port=self._place is not None
         )
+        self._health.follow(targets_of(config))
         self._tick()
         self._state = GatewayState.READY
 
@@ -132,7 +160,9 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._health.stop()
         await self._plane.close()
+        await self._store.stop()
         await self._admin.stop()
         if self._access_log is not None:
             self._access_log.close()
@@ -143,7 +173,34 @@ class Gateway:
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _status(self) -> GatewayStatus:
-        return GatewayStatus(self._state, len(self._plane.exchanges))
+        health = self._store.health()
+        # A gateway without its store still serves: that is a detail of a ready one.
+        detail = {"store": f"degraded: {health.detail}"} if health.is_degraded else {}
+        return GatewayStatus(self._state, len(self._plane.exchanges), detail)
+
+    def _make_store(self) -> StateStore:
+        state = self._config.state
+        if state.url is None:
+            return MemoryStore()
+        # Only here: redis-py costs memory that a gateway by itself need not pay for.
+        from gateway.state.keys import Keys
+        from gateway.state.redis import RedisLink
+        from gateway.state.shared import Company, SharedStore
+
+        company = Company(
+            clock=self._clock,
+            draw=lambda: getrandbits(53) / 2**53,
+            apply=self._apply_heard,
+            latencies=self._latencies,
+            observe_exchange=self._metrics.record_exchange,
+        )
+        link = RedisLink(state.url.reveal(), Keys(state.fleet).news)
+        return SharedStore(link, state.fleet, company, expected_gateways=self._config.workers)
+
+    def _latencies(self) -> dict[str, LatencySummary]:
+        now_s = self._clock()
+        seen = {id_: state.latency.take_summary(now_s) for id_, state in self._fleet.view.backends.items()}
+        return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
         config, access_log = self._config, self._access_log
@@ -151,7 +208,9 @@ class Gateway:
             self._metrics,
             GaugeSources(
                 view=self._fleet.view,
+                clock=self._clock,
                 leases_held=self._store.leases_held,
+                store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
@@ -162,7 +221,7 @@ class Gateway:
             OneGateway(
                 AdminPorts(
                     view=self._fleet.view,
-                    apply=self.apply,
+                    apply=self.apply_and_share,
                     status=self._status,
                     drain=self.drain,
                     render_metrics=exposition.render,

@@ -28,11 +28,31 @@ class Lease:
         return f"<Lease {self.candidate.backend.id}{' released' if self.is_released else ''}>"
 
 
+class StoreHealth(NamedTuple):
+    """Whether all gateways arbitrate together now; `gateways` is how many are known, this one included."""
+
+    is_degraded: bool = False
+    detail: str = ""
+    gateways: int = 1
+
+
 class StateStore(Protocol):
     """Arbitrates slots. Every adapter passes tests/contract unchanged.
 
     The sum of leases out for a backend never exceeds its limit, whoever asks and however asks cross.
     """
+
+    async def start(self) -> None:
+        """Before the first lease. Waits a moment at most, whatever state a shared store is in."""
+
+    async def stop(self) -> None:
+        """After the last lease."""
+
+    def health(self) -> StoreHealth:
+        """Known without asking anybody."""
+
+    def share_drain(self, name: str, for_s: float | None) -> None:
+        """Tells other gateways of a drain of a cluster or backend (inf: without an end; None: it is over)."""
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Slots per backend id. A backend not named gives no more leases; those out stay good."""

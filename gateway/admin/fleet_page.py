@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.admin.fleet_health import health_of
 from gateway.core.fleet import FOREVER_S, BackendState, ClusterState, FleetView
 
 Json = dict[str, object]
@@ -43,6 +44,7 @@ def _cluster(state: ClusterState, total: int, now_s: float) -> Json:
         "weight": state.weight,
         **_occupancy(list(state.backends), total),
         **drain_mark(state, now_s),
+        "capacity": {**state.capacity._asdict(), "share": round(state.capacity.share, 4)},
         "backends": [_backend(backend, total, now_s) for backend in state.backends],
     }
 
@@ -54,6 +56,7 @@ def _backend(state: BackendState, total: int, now_s: float) -> Json:
         **_occupancy([state], total),
         **drain_mark(state, now_s),
         "latency_ewma_ms": round(state.latency.value_s(now_s) * 1000, 3),
+        "health": health_of(state, now_s),
     }
 
 

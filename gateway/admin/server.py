@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import http_parser, web
 
 from gateway.admin.answers import answer_errors, json_answer
 from gateway.admin.drains import DrainRoutes
@@ -18,8 +18,21 @@ SHUTDOWN_TIMEOUT_S = 1.0
 OPENMETRICS_TYPE = "application/openmetrics-text"
 
 
+class ParserMissing(OSError):
+    """aiohttp would read requests with its parser in plain Python, which most of its advisories are about."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "aiohttp runs without its C parser, which the admin port relies on; install a wheel of aiohttp "
+            "for this platform, and do not set AIOHTTP_NO_EXTENSIONS"
+        )
+
+
 class AdminServer:
-    """Start it, read `port`, stop it. `start` raises OSError when the address cannot be bound."""
+    """Start it, read `port`, stop it.
+
+    `start` raises OSError when the address cannot be bound, and ParserMissing.
+    """
 
     def __init__(self, settings: AdminSettings, pages: Pages) -> None:
         self._settings = settings
@@ -33,6 +46,8 @@ class AdminServer:
         return int(self._runner.addresses[0][1]) if self._settings.socket_path is None else 0
 
     async def start(self) -> None:
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise ParserMissing
         runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S
         )

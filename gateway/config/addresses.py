@@ -9,7 +9,15 @@ from ipaddress import IPv6Address, ip_address
 from gateway.config.problems import BadValue
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-STATE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+STATE_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/?#@]+))(?::(?P<port>[0-9]{1,5}))?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
@@ -158,6 +166,13 @@ def parse_request_path(text: str) -> str:
             f"is not a plain path: {text!r}", "no empty or dot segments, '%', query, fragment or spaces"
         )
     return text
+
+
+def parse_plain_path(text: str) -> str:
+    """A path of a backend, `/a/b`. Raises BadValue."""
+    if "*" in text:
+        raise BadValue(f"must be one path, not {text!r}", "remove the '*'")
+    return parse_request_path(text)
 
 
 def _prefix(path: str) -> str:

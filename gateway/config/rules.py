@@ -13,10 +13,13 @@ from gateway.config.schema import (
     ClusterConfig,
     Config,
     DownstreamTlsConfig,
+    EngineMetricsConfig,
+    HealthConfig,
     StateConfig,
+    SyntheticConfig,
     UpstreamTlsConfig,
 )
-from gateway.config.units import format_size
+from gateway.config.units import format_duration, format_size
 
 
 class Report(Protocol):
@@ -25,6 +28,8 @@ class Report(Protocol):
     def complain(self, section: Struct, key: str, message: str, fix: str = "") -> None: ...
 
     def has_problem(self, section: Struct, key: str) -> bool: ...
+
+    def is_given(self, section: Struct, key: str) -> bool: ...
 
 
 def check_admin(admin: AdminConfig, report: Report) -> None:
@@ -71,6 +76,29 @@ def check_upstream_tls(tls: UpstreamTlsConfig, report: Report) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls.ca_file)
     except ssl.SSLError:
         report.complain(tls, "ca_file", "holds no PEM certificates")
+
+
+def check_health(health: HealthConfig, report: Report) -> None:
+    _check_timeout(health, report)
+    if health.tcp:
+        for key in ("path", "agent"):
+            if report.is_given(health, key):
+                report.complain(health, key, "has no effect with tcp: true", "remove one of the two")
+
+
+def check_engine_metrics(metrics: EngineMetricsConfig, report: Report) -> None:
+    _check_timeout(metrics, report)
+    if metrics.stale_after_s < metrics.interval_s and not report.has_problem(metrics, "stale_after"):
+        shortest = format_duration(metrics.interval_s)
+        report.complain(metrics, "stale_after", f"must be at least interval, {shortest}")
+
+
+def _check_timeout(section: HealthConfig | SyntheticConfig | EngineMetricsConfig, report: Report) -> None:
+    """A longer one would delay the next. The default gives way to a shorter interval by itself."""
+    is_longer = report.is_given(section, "timeout") and section.timeout_s > section.interval_s
+    if is_longer and not report.has_problem(section, "interval"):
+        longest = format_duration(section.interval_s)
+        report.complain(section, "timeout", f"must be at most interval, {longest}")
 
 
 def check_cluster(cluster: ClusterConfig, report: Report) -> None:
@@ -120,5 +148,8 @@ RULES: dict[type, Rule] = {
     Config: check_config,
     DownstreamTlsConfig: check_downstream_tls,
     StateConfig: check_state,
+    EngineMetricsConfig: check_engine_metrics,
+    HealthConfig: check_health,
+    SyntheticConfig: _check_timeout,
     UpstreamTlsConfig: check_upstream_tls,
 }

@@ -14,6 +14,7 @@ from gateway.config.addresses import (
     parse_address,
     parse_backend_url,
     parse_host,
+    parse_plain_path,
     parse_request_path,
 )
 from gateway.config.problems import BadValue
@@ -213,6 +214,7 @@ READERS: dict[str, Reader] = {
     "backend_url": lambda scalar, around: parse_backend_url(read_text(scalar, around)),
     "host": lambda scalar, around: parse_host(read_text(scalar, around)),
     "request_path": lambda scalar, around: parse_request_path(read_text(scalar, around)),
+    "plain_path": lambda scalar, around: parse_plain_path(read_text(scalar, around)),
     "header_name": read_header_name,
     "secret": lambda scalar, around: Secret(scalar.text),
     "file": read_file,

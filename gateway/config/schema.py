@@ -16,6 +16,8 @@ from gateway.config.addresses import Address, BackendUrl
 from gateway.config.secrets import Secret
 
 DAY_S = 86_400.0
+# A probe takes its turn on the event loop of the data plane.
+MIN_INTERVAL_S = 0.01
 MIB = 2**20
 
 Name = Annotated[
@@ -75,8 +77,8 @@ class StateConfig(Section, frozen=True, kw_only=True):
         Secret | None,
         _kind(
             "state_url",
-            "Redis or Valkey: `redis://`, `rediss://`, `unix:///socket`, `redis+sentinel://` or "
-            "`rediss+sentinel://`; it may hold a password, best from the environment.",
+            "Redis or Valkey: `redis://`, `unix:///socket`, `redis+sentinel://host:port,host:port/NAME` or "
+            "`redis+cluster://`; `rediss` for TLS. It may hold a password, best from the environment.",
         ),
     ] = field(default=None, name="url")
     url_from_file: Annotated[
@@ -203,6 +205,86 @@ class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
     ] = None
 
 
+class SyntheticConfig(Section, frozen=True, kw_only=True):
+    """Completions of one token through the real path: they fail on a hung engine whose health is green."""
+
+    path: Annotated[
+        Literal["/v1/completions", "/v1/chat/completions"],
+        Meta(description="Which of the two shapes of request is sent."),
+    ] = "/v1/completions"
+    model: Annotated[
+        str | None,
+        _kind(
+            "model_name",
+            "The backends' name of the model; default: the first plain name in `models`, else the first that "
+            "the backend lists under `/v1/models`.",
+        ),
+    ] = None
+    interval_s: Annotated[
+        float,
+        _duration(
+            "Between two of them, ± 10 %; one is left out while the backend has no free slot.",
+            ge=MIN_INTERVAL_S,
+        ),
+    ] = field(default=30.0, name="interval")
+    timeout_s: Annotated[float, _duration("For the whole answer; never longer than `interval`.")] = field(
+        default=10.0, name="timeout"
+    )
+
+
+class HealthConfig(Section, frozen=True, kw_only=True):
+    """Probes: what fails them gets no new work. Without this section nobody asks."""
+
+    path: Annotated[
+        str, _kind("plain_path", "What is asked with GET, behind the path of the backend's URL; 2xx passes.")
+    ] = "/health"
+    tcp: Annotated[bool, Meta(description="Only open a connection; ask nothing.")] = False
+    interval_s: Annotated[float, _duration("Between two probes of a backend, ± 10 %.", ge=MIN_INTERVAL_S)] = (
+        field(default=2.0, name="interval")
+    )
+    timeout_s: Annotated[
+        float, _duration("For the whole probe, connecting included; never longer than `interval`.")
+    ] = field(default=1.0, name="timeout")
+    rise: Annotated[
+        int, Meta(ge=1, le=1000, description="Passed probes in a row that bring a backend back.")
+    ] = 2
+    fall: Annotated[
+        int, Meta(ge=1, le=1000, description="Failed probes in a row that take a backend out.")
+    ] = 3
+    agent: Annotated[
+        bool,
+        Meta(
+            description="Obey the words `drain`, `maint`, `ready`, `down`, `up`, `75%` and `maxconn:30` in "
+            "the first line of a passed probe's body."
+        ),
+    ] = True
+    synthetic: SyntheticConfig | None = None
+
+
+class EngineMetricsConfig(Section, frozen=True, kw_only=True):
+    """The engines' own metrics: requests running and waiting there, whoever sent them. Only for balancing."""
+
+    path: Annotated[
+        str,
+        _kind(
+            "plain_path", "Behind the path of the backend's URL; `trtllm-serve` has `/prometheus/metrics`."
+        ),
+    ] = "/metrics"
+    port: (
+        Annotated[int, Meta(ge=1, le=65535, description="Default: the backend's own; Triton has 8002.")]
+        | None
+    ) = None
+    interval_s: Annotated[
+        float, _duration("Between two readings of a backend, ± 10 %.", ge=MIN_INTERVAL_S)
+    ] = field(default=2.0, name="interval")
+    timeout_s: Annotated[float, _duration("For one reading; never longer than `interval`.")] = field(
+        default=1.0, name="timeout"
+    )
+    stale_after_s: Annotated[float, _duration("The age from which on a reading counts for nothing.")] = field(
+        default=10.0, name="stale_after"
+    )
+
+
 class ClusterConfig(Section, frozen=True, kw_only=True):
     """A site holding backends, with one tier."""
 
@@ -232,6 +314,8 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
     ]
     auth: AuthConfig | None = None
     tls: UpstreamTlsConfig | None = None
+    health: HealthConfig | None = None
+    engine_metrics: EngineMetricsConfig | None = None
 
 
 class Config(Section, frozen=True, kw_only=True):

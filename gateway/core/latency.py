@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
+from typing import NamedTuple
 
 # Finagle's default: long enough to remember a slow spell, short enough to forgive one in seconds.
 DECAY_S = 10.0
 # Before the first sample every backend looks alike: then (in_flight + 1) alone decides.
 INITIAL_S = 0.001
+# What a failed attempt counts as, at least and at most: a second, doubling to a minute.
+MIN_PENALTY_S, MAX_PENALTY_S = 1.0, 60.0
+
+
+class LatencySummary(NamedTuple):
+    """What a gateway saw of a backend: its peak EWMA, the samples it rests on, and how old it is."""
+
+    latency_s: float
+    samples: int
+    age_s: float = 0.0
+
+
+def merged(summaries: Sequence[LatencySummary]) -> LatencySummary:
+    """Several gateways' summaries of one backend as one: the mean by samples, as old as the freshest."""
+    samples = sum(summary.samples for summary in summaries)
+    latency_s = sum(summary.latency_s * summary.samples for summary in summaries) / max(samples, 1)
+    return LatencySummary(latency_s, samples, min(summary.age_s for summary in summaries))
 
 
 class PeakEwma:
@@ -17,19 +36,45 @@ class PeakEwma:
     new = old * w + sample * (1 - w), except that a sample above the average replaces it.
     """
 
-    __slots__ = ("_at_s", "_value_s")
+    __slots__ = ("_at_s", "_samples", "_value_s")
 
     def __init__(self) -> None:
         self._value_s = 0.0
         self._at_s = float("-inf")
+        self._samples = 0
 
     def observe(self, latency_s: float, now_s: float) -> None:
+        self._samples += 1
+        self._move(latency_s, now_s)
+
+    def hear(self, summary: LatencySummary, now_s: float) -> None:
+        """What other gateways saw counts where it is newer than what was seen here."""
+        seen_s = now_s - summary.age_s
+        if seen_s > self._at_s and summary.samples > 0:
+            self._move(summary.latency_s, seen_s)
+
+    def take_summary(self, now_s: float) -> LatencySummary | None:
+        """For the other gateways: what was seen here since this was asked last; None for nothing."""
+        samples, self._samples = self._samples, 0
+        return LatencySummary(self.value_s(now_s), samples) if samples else None
+
+    def _move(self, latency_s: float, now_s: float) -> None:
         if latency_s >= self._value_s:
             self._value_s = latency_s
         else:
             keep = self._decay(now_s)
             self._value_s = self._value_s * keep + latency_s * (1.0 - keep)
         self._at_s = max(self._at_s, now_s)
+
+    def waited(self, elapsed_s: float, now_s: float) -> None:
+        """Given up without an answer after `elapsed_s`: a lower bound, which can only raise the average."""
+        if elapsed_s > self.value_s(now_s):
+            self.observe(elapsed_s, now_s)
+
+    def failed(self, elapsed_s: float, now_s: float) -> None:
+        """A failure, however fast, is as bad as a slow answer, and a second one twice as bad."""
+        penalty_s = max(2.0 * self.value_s(now_s), elapsed_s, MIN_PENALTY_S)
+        self.observe(min(penalty_s, max(MAX_PENALTY_S, elapsed_s)), now_s)
 
     def value_s(self, now_s: float) -> float:
         """The average now. An idle backend's bad memory fades, so that it is tried again."""

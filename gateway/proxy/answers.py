@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -15,7 +16,7 @@ from gateway.proxy.paths import Endpoint, LocalPath
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.plane import DataPlane
-    from gateway.proxy.upstream import UpstreamPool
+    from gateway.proxy.pool import UpstreamPool
 
 
 def request_head(
@@ -57,20 +58,23 @@ def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
 def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
     """Where the request went and why, for the client."""
     record = exchange.record
-    lines = (
-        b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n"
-        b"x-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n"
-        % (
-            candidate.cluster.encode(),
-            candidate.tier.encode(),
-            candidate.backend.id.encode(),
-            record.attempts,
-            record.overhead_s * 1000,
-        )
+    lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n" % (
+        _place_lines(candidate.cluster, candidate.tier, candidate.backend.id),
+        record.attempts,
+        record.overhead_s * 1000,
     )
     if candidate.tier != record.preferred_tier:
         lines += b"x-spillway-spill-reason: %b\r\n" % candidate.reason.encode()
     return lines
+
+
+@lru_cache(maxsize=4096)  # one entry for each backend
+def _place_lines(cluster: str, tier: str, backend_id: str) -> bytes:
+    return b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n" % (
+        cluster.encode(),
+        tier.encode(),
+        backend_id.encode(),
+    )
 
 
 class LocalAnswer(NamedTuple):

@@ -109,8 +109,13 @@ _FAILED: dict[Reason, tuple[int, str, str]] = {
 
 
 def attempt_failed(reason: Reason) -> Refusal:
-    """`x-should-retry: false`: the gateway has spent the request's retries already."""
+    """`x-should-retry: false`: the gateway has spent the request's retries already.
+
+    Not at its own end: another gateway, or the next one here, may well serve the request.
+    """
     status, code, message = _FAILED[reason]
+    if reason is Reason.SHUTDOWN:
+        return Refusal(status, code, message, closes=True)
     return Refusal(status, code, message, headers=b"x-should-retry: false\r\n")
 
 

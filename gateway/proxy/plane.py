@@ -20,7 +20,7 @@ from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.paths import PathTable
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class DataPlane:
             server.close()
         for connection in tuple(self._connections):
             if connection.is_idle:
-                connection.transport.close()
+                connection.close()
         if self._connections:
             self._is_empty = asyncio.Event()
             with contextlib.suppress(TimeoutError):

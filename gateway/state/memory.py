@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.core.model import Plan
-from gateway.ports import Lease
+from gateway.ports import Lease, StoreHealth
 
 
 class MemoryStore:
@@ -17,6 +17,18 @@ class MemoryStore:
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def health(self) -> StoreHealth:
+        return StoreHealth()
+
+    def share_drain(self, name: str, for_s: float | None) -> None:
+        pass  # there is nobody to tell
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         self._limits = dict(limits)

@@ -11,6 +11,8 @@ PREFIX = "spillway_"
 TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 # Up to the default `timeouts.total` of ten minutes.
 DURATION_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# A script on a server nearby takes a quarter of a millisecond; past 100 ms an exchange has failed.
+EXCHANGE_BOUNDS_S = (2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02, 1e-01)
 # What the gateway itself adds: about 100 us when all is well.
 OVERHEAD_BOUNDS_S = (5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02)
 
@@ -74,6 +76,63 @@ LIMIT = MetricSpec(
 )
 HEADROOM = MetricSpec("headroom", "gauge", _BACKEND, "limit - in_flight, never below 0.", across=Across.ROOM)
 LEASES_HELD = MetricSpec("leases_held", "gauge", _BACKEND, "Slots of a backend that this gateway holds now.")
+HEALTH_UP = MetricSpec(
+    "health_up",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "1 while the probes say that a backend may get work, 0 when they took it out; `probe` is `health` or "
+    "`synthetic`. Absent until the first result.",
+    across=Across.MIN,
+)
+HEALTH_AGE = MetricSpec(
+    "health_age_seconds",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "How long ago the last result of a probe came.",
+    across=Across.MIN,
+)
+HEALTH_WEIGHT = MetricSpec(
+    "health_weight_share",
+    "gauge",
+    _BACKEND,
+    "The share of its weight that a backend asks for in its agent words; 0 when it asks for no new work.",
+    across=Across.MIN,
+)
+READY_SHARE = MetricSpec(
+    "cluster_ready_share",
+    "gauge",
+    ("cluster",),
+    "Backends that may get new work, as a share of those configured.",
+    across=Across.MIN,
+)
+ENGINE_RUNNING = MetricSpec(
+    "engine_running",
+    "gauge",
+    _BACKEND,
+    "Requests that the engine says it runs, whoever sent them; absent when older than `stale_after`.",
+    across=Across.MAX,
+)
+ENGINE_WAITING = MetricSpec(
+    "engine_waiting",
+    "gauge",
+    _BACKEND,
+    "Requests that wait inside the engine; absent like `engine_running`.",
+    across=Across.MAX,
+)
+ENGINE_KV_CACHE = MetricSpec(
+    "engine_kv_cache_used_share",
+    "gauge",
+    _BACKEND,
+    "The used share of the engine's KV cache; absent like `engine_running`.",
+    across=Across.MAX,
+)
+ENGINE_AGE = MetricSpec(
+    "engine_reading_age_seconds",
+    "gauge",
+    _BACKEND,
+    "How old the last reading of an engine's metrics is.",
+    across=Across.MIN,
+)
 TTFT = MetricSpec(
     "ttft_seconds",
     "histogram",
@@ -94,6 +153,27 @@ OVERHEAD = MetricSpec(
     _PLACE,
     "The share of the duration that the gateway itself added.",
     OVERHEAD_BOUNDS_S,
+)
+STORE_DEGRADED = MetricSpec(
+    "store_degraded",
+    "gauge",
+    (),
+    "1 while the shared store can't be reached and this gateway keeps its share of the limits by itself.",
+    across=Across.MAX,
+)
+STORE_GATEWAYS = MetricSpec(
+    "store_gateways",
+    "gauge",
+    (),
+    "Gateways that share the limits, this one included, as last heard.",
+    across=Across.MAX,
+)
+STORE_EXCHANGE = MetricSpec(
+    "store_exchange_seconds",
+    "histogram",
+    ("result",),
+    "One exchange with the shared store; `result` is ok or failed.",
+    EXCHANGE_BOUNDS_S,
 )
 DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
@@ -134,9 +214,20 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     LIMIT,
     HEADROOM,
     LEASES_HELD,
+    HEALTH_UP,
+    HEALTH_AGE,
+    HEALTH_WEIGHT,
+    READY_SHARE,
+    ENGINE_RUNNING,
+    ENGINE_WAITING,
+    ENGINE_KV_CACHE,
+    ENGINE_AGE,
     TTFT,
     DURATION,
     OVERHEAD,
+    STORE_DEGRADED,
+    STORE_GATEWAYS,
+    STORE_EXCHANGE,
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,

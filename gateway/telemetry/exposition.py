@@ -10,8 +10,10 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.core.fleet import FleetView
+from gateway.ports import Clock, StoreHealth
 from gateway.telemetry import catalogue
 from gateway.telemetry.families import counter, gauge, histogram, rendered
+from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Metrics
 
 
@@ -24,7 +26,9 @@ class GaugeSources:
     """Where the numbers come from that are states, not counts of requests."""
 
     view: FleetView
+    clock: Clock
     leases_held: Callable[[str], int]
+    store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
@@ -51,6 +55,11 @@ class Exposition(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._backend_gauges()
+        health = self._sources.store_health()
+        yield gauge(catalogue.STORE_DEGRADED, {(): int(health.is_degraded)})
+        yield gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
+        for spec, values in health_gauges(self._sources.view, self._sources.clock()):
+            yield gauge(spec, values)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
 
@@ -68,6 +77,7 @@ class Exposition(Collector):
         timings = self._metrics.timings
         yield histogram(catalogue.TTFT, {labels: t.ttft for labels, t in timings.items()})
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
+        yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
 
     def _backend_gauges(self) -> Iterator[Metric]:

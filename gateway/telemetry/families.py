@@ -53,7 +53,7 @@ def counter(spec: MetricSpec, counts: Mapping[tuple[str, ...], int]) -> Metric:
     return family
 
 
-def gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], int]) -> Metric:
+def gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
     family = GaugeMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)

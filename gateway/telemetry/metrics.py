@@ -10,7 +10,12 @@ from bisect import bisect_left
 
 from gateway.core.model import Outcome
 from gateway.ports import RequestRecord
-from gateway.telemetry.catalogue import DURATION_BOUNDS_S, OVERHEAD_BOUNDS_S, TTFT_BOUNDS_S
+from gateway.telemetry.catalogue import (
+    DURATION_BOUNDS_S,
+    EXCHANGE_BOUNDS_S,
+    OVERHEAD_BOUNDS_S,
+    TTFT_BOUNDS_S,
+)
 
 # The error codes of refusals for want of capacity, whoever asked and however it was asked.
 SHED_CODES = frozenset({"no_capacity", "no_backend", "queue_timeout", "residency_unavailable"})
@@ -61,6 +66,9 @@ class Metrics:
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
         self.retries: dict[tuple[str, ...], int] = {}
+        self.exchanges: dict[tuple[str, ...], Histogram] = {
+            (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
+        }
         self.failures = 0
         self._series_of: dict[_Key, RequestSeries] = {}
 
@@ -89,6 +97,12 @@ class Metrics:
         if record.retries:
             for retry in record.retries:
                 _count(self.retries, (retry.cluster, retry.reason.value))
+
+    def record_exchange(self, seconds: float, went_well: bool) -> None:
+        """Counts one exchange with the shared store."""
+        histogram = self.exchanges[("ok",) if went_well else ("failed",)]
+        histogram.counts[bisect_left(EXCHANGE_BOUNDS_S, seconds)] += 1
+        histogram.sum_s += seconds
 
     def _new_series(self, key: _Key) -> RequestSeries:
         """The series for a key not seen before; keys that differ only in what no label shows share one."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
@@ -73,7 +77,9 @@ async def test_the_fleet_page_shows_tiers_in_order_with_their_numbers(serve: Ser
         "drained": False,
         "drained_for_s": None,
         "latency_ewma_ms": 250.0,
+        "health": None,
     }
+    assert here["capacity"] == {"ready": 1, "expected": 2, "share": 0.5}
     assert (two["drained"], two["drained_for_s"]) == (True, 30.5)
     assert page["in_flight"] == 4
 
@@ -272,3 +278,21 @@ async def test_a_taken_port_is_an_os_error_and_leaves_nothing_behind(serve: Serv
         await server.start()
     await server.stop()
     assert (await gateway.ask("GET", "/livez")).status == 200
+
+
+def test_without_the_c_parser_of_aiohttp_the_gateway_does_not_start(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen: 127.0.0.1:0\nadmin: {listen: '127.0.0.1:0'}\n"
+        "clusters: [{name: a, limit: 1, backends: ['http://127.0.0.1:9']}]\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", "serve", "-c", str(config)],
+        env=os.environ | {"AIOHTTP_NO_EXTENSIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert ended.returncode == 1
+    assert "can't start: aiohttp runs without its C parser" in ended.stderr
+    assert "Traceback" not in ended.stderr

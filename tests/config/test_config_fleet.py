@@ -8,7 +8,7 @@ import pytest
 
 from gateway.config import BackendEndpoint, Config, UpstreamTls, clusters_of, endpoints_of, parse
 from gateway.core.fleet import Fleet, FleetConfigured
-from gateway.core.model import Backend, Cluster
+from gateway.core.model import Backend, Cluster, HealthRules
 
 TEXT = """
 tiers: [near, far]
@@ -88,3 +88,19 @@ def test_no_secret_shows_in_an_endpoint(config: Config) -> None:
 def test_one_backend_in_two_clusters_has_two_ids(tmp_path: Path) -> None:
     text = "clusters:\n- {name: a, limit: 1, backends: [http://x]}\n- {name: b, limit: 1, backends: [http://x]}\n"
     assert list(endpoints_of(parse(text, "g.yaml", tmp_path, {}))) == ["a@x:80", "b@x:80"]
+
+
+@pytest.mark.parametrize(
+    ("section", "rules"),
+    [
+        ("weight: 1", None),
+        ("health: {rise: 5, fall: 6}", HealthRules(5, 6, 10.0, True, False)),
+        ("health: {synthetic: {}}", HealthRules(2, 3, 10.0, True, True)),
+        ("engine_metrics: {stale_after: 4s}", HealthRules(2, 3, 4.0, False, False)),
+        ("health:\n  engine_metrics: {}", HealthRules(2, 3, 10.0, True, False)),
+    ],
+)
+def test_rules_of_health_in_the_terms_of_the_core(section: str, rules: HealthRules | None) -> None:
+    text = f"clusters:\n- name: a\n  limit: 1\n  backends: [http://x, http://y]\n  {section}\n"
+    (cluster,) = clusters_of(parse(text, "g.yaml", ".", {}))
+    assert [backend.health for backend in cluster.backends] == [rules, rules]

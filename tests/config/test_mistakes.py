@@ -15,7 +15,9 @@ KNOWN_AT_TOP = (
     "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
     "max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
 )
-STATE_SCHEMES = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://"
+STATE_SCHEMES = (
+    "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
+)
 GOOD_CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
 
 
@@ -134,6 +136,36 @@ def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
     ("line", "expected"),
     [
         ("lmit: 8", "lmit: unknown key; did you mean 'limit'?"),
+        ("health: {pth: /health}", "health.pth: unknown key; did you mean 'path'?"),
+        ("health: true", "health: must be a mapping, not one value"),
+        ("health: {path: health}", "health.path: must start with '/', not 'health'; did you mean '/health'?"),
+        ("health: {path: /a/*}", "health.path: must be one path, not '/a/*'; remove the '*'"),
+        ("health: {rise: 0}", "health.rise: must be at least 1, not 0"),
+        ("health: {fall: 0}", "health.fall: must be at least 1, not 0"),
+        ("health: {interval: 1ms}", "health.interval: must be at least 10ms, not 1ms"),
+        ("health: {interval: 1s, timeout: 2s}", "health.timeout: must be at most interval, 1s"),
+        ("health: {interval: 0s, timeout: 2s}", "health.interval: must be at least 10ms, not 0s"),
+        (
+            "health: {tcp: true, path: /health}",
+            "health.path: has no effect with tcp: true; remove one of the two",
+        ),
+        (
+            "health: {tcp: true, agent: true}",
+            "health.agent: has no effect with tcp: true; remove one of the two",
+        ),
+        (
+            "health: {synthetic: {path: /v1/embeddings}}",
+            "health.synthetic.path: must be one of /v1/chat/completions, /v1/completions; "
+            "did you mean '/v1/completions'?",
+        ),
+        (
+            "health: {synthetic: {model: 'm-*'}}",
+            "health.synthetic.model: must be one model, not the pattern 'm-*'",
+        ),
+        ("health: {synthetic: {timeout: 31s}}", "health.synthetic.timeout: must be at most interval, 30s"),
+        ("engine_metrics: {port: 0}", "engine_metrics.port: must be at least 1, not 0"),
+        ("engine_metrics: {stale_after: 1s}", "engine_metrics.stale_after: must be at least interval, 2s"),
+        ("engine_metrics: {timeout: 3s}", "engine_metrics.timeout: must be at most interval, 2s"),
         ("Tier: spot", "Tier: unknown key; did you mean 'tier'?"),
         ("tier: spt", "tier: must be one of the tiers (primary, backup, spot), not spt"),
         ("weight: 0", "weight: must be above 0, not 0"),

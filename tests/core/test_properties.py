@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway.core.breaker import BreakerSettings
 from gateway.core.fleet import (
     AttemptFinished,
     AttemptStarted,
@@ -20,13 +21,28 @@ from gateway.core.fleet import (
     Ticked,
     Undrained,
 )
-from gateway.core.model import Backend, Cluster, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.health import EngineMetricsSeen, EngineReading, ProbeReported, read_agent_words
+from gateway.core.model import (
+    Backend,
+    Candidate,
+    Cluster,
+    HealthRules,
+    Outcome,
+    Plan,
+    PlanReason,
+    Reason,
+    RequestFacts,
+    Shed,
+    ShedReason,
+)
 from gateway.core.routing import plan_route
 from gateway.ports import Lease
 from gateway.state.memory import MemoryStore
 from tests.core.stories import TIERS
 
 MODELS = ("llama", "qwen", None)
+RULES = HealthRules(rise=1, fall=1)
+WORDS = ("", "ready 50%", "drain", "maxconn:1")
 
 
 @st.composite
@@ -38,12 +54,17 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, ...]:
         for number in range(draw(st.integers(1, 3))):
             name = f"{tier}{number}"
             backends = tuple(
-                Backend(f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(weights))
+                Backend(f"{name}@b{at}", "http://b", draw(st.integers(1, 4)), draw(weights), RULES)
                 for at in range(draw(st.integers(1, 4)))
             )
             models = draw(st.sampled_from(({}, {"llama": None}, {"q*": None, "llama": "other"})))
             made.append(Cluster(name, tier, backends, models))
     return tuple(made)
+
+
+# Circuits that never open, and no backend that says it is full: those have a machine of their own.
+PATIENT = BreakerSettings(consecutive=10**6, min_samples=10**6)
+REASONS = [reason for reason in Reason if reason is not Reason.BACKEND_FULL]
 
 
 def serves(cluster: Cluster, model: str | None) -> bool:
@@ -63,6 +84,9 @@ class Gateway(RuleBasedStateMachine):
         # What the machine itself knows, told by nobody it tests: the configuration and the drains.
         self.clusters: tuple[Cluster, ...] = ()
         self.drained_until_s: dict[str, float] = {}
+        # And what probes have said last: who is down, and each backend's own words.
+        self.down: set[str] = set()
+        self.words: dict[str, str] = {}
 
     def tell(self, event) -> None:
         for effect in self.fleet.apply(event, self.now_s):
@@ -72,32 +96,41 @@ class Gateway(RuleBasedStateMachine):
     @initialize(made=clusters(), policy=st.sampled_from(("weight", "least_loaded")))
     def start(self, made, policy) -> None:
         self.clusters = made
-        self.tell(FleetConfigured(made, TIERS, policy))
+        self.tell(FleetConfigured(made, TIERS, policy, PATIENT))
 
-    def allowed(self, model: str | None) -> dict[str, Backend]:
-        """The backends that may get new work for `model`, in the order of the tiers."""
+    def undrained(self, model: str | None) -> dict[str, Backend]:
+        """The backends that might get new work for `model`, in the order of the tiers."""
         return {
             backend.id: backend
             for tier in TIERS
             for cluster in self.clusters
             if cluster.tier == tier and cluster.name not in self.drained_until_s and serves(cluster, model)
             for backend in cluster.backends
-            if backend.id not in self.drained_until_s
+            if backend.id not in self.drained_until_s and self.words.get(backend.id) != "drain"
         }
+
+    def place(self, candidate: Candidate) -> tuple[bool, int]:
+        """Clusters of which most is down come last; else the tiers' order counts."""
+        return self.fleet.view.clusters[candidate.cluster].is_down, TIERS.index(candidate.tier)
 
     @rule(model=st.sampled_from(MODELS), draw=st.integers(0, 2**64 - 1), waits=st.booleans())
     def begin(self, model, draw, waits) -> None:
         plan = plan_route(RequestFacts(model, draw), self.fleet.view, self.now_s)
-        allowed = self.allowed(model)
+        undrained = self.undrained(model)
+        allowed = {id_: backend for id_, backend in undrained.items() if id_ not in self.down} or undrained
         if isinstance(plan, Shed):
             assert not allowed, "refused though somebody may serve it"
             known = any(serves(cluster, model) for cluster in self.clusters)
             assert plan.reason is (ShedReason.NO_BACKEND if known else ShedReason.MODEL_NOT_FOUND)
             return
         ids = [candidate.backend.id for candidate in plan.candidates]
-        assert sorted(ids) == sorted(allowed), "not every open backend exactly once"
-        ranks = [TIERS.index(candidate.tier) for candidate in plan.candidates]
-        assert ranks == sorted(ranks), "a lower tier before a higher one"
+        if plan.candidates[0].reason is PlanReason.PANIC:
+            assert set(ids) <= self.down, "in panic though somebody is healthy"
+            assert len({candidate.tier for candidate in plan.candidates}) == 1
+        else:
+            assert sorted(ids) == sorted(allowed), "not every open backend exactly once"
+        places = [self.place(candidate) for candidate in plan.candidates]
+        assert places == sorted(places), "a lower tier before a higher one"
         assert all(c.backend == allowed[c.backend.id] for c in plan.candidates), "planned as it was once"
         self.take(plan, waits)
 
@@ -107,16 +140,16 @@ class Gateway(RuleBasedStateMachine):
         if lease is None:
             assert not free, f"refused while {free[0].backend.id} had a slot"
             return
-        assert lease.candidate == free[0], "not the first with a slot"
-        rank = TIERS.index(lease.candidate.tier)
-        higher = [c.backend.id for c in plan.candidates if TIERS.index(c.tier) < rank]
-        assert not any(map(self.has_slot, higher)), "spilled past a free slot"
+        assert lease.candidate == free[0], "not the first with a slot: spilled past a free one"
         self.tell(AttemptStarted(lease.candidate.backend.id))
         self.running.append((lease, plan))
 
     def has_slot(self, backend_id: str) -> bool:
         limits = {backend.id: backend.limit for cluster in self.clusters for backend in cluster.backends}
-        return self.at_work()[backend_id] < limits.get(backend_id, 0)
+        limit = limits.get(backend_id, 0)
+        if self.words.get(backend_id) == "maxconn:1":
+            limit = min(limit, 1)
+        return self.at_work()[backend_id] < limit
 
     def at_work(self) -> Counter[str]:
         return Counter(lease.candidate.backend.id for lease, _ in self.running)
@@ -127,7 +160,7 @@ class Gateway(RuleBasedStateMachine):
         self.tell(AttemptFinished(lease.candidate.backend.id, Outcome.of(reason), ttft_s))
 
     @precondition(lambda self: self.running)
-    @rule(at=st.integers(0), reason=st.sampled_from(Reason), twice=st.booleans())
+    @rule(at=st.integers(0), reason=st.sampled_from(REASONS), twice=st.booleans())
     def end(self, at, reason, twice) -> None:
         lease, _ = self.running.pop(at % len(self.running))
         self.settle(lease, reason)
@@ -165,6 +198,23 @@ class Gateway(RuleBasedStateMachine):
         self.drained_until_s.pop(name, None)
         self.tell(Undrained(name))
 
+    @rule(at=st.integers(0), passed=st.booleans(), words=st.sampled_from(WORDS))
+    def probe(self, at, passed, words) -> None:
+        names = list(self.fleet.view.backends)
+        name = names[at % len(names)]
+        if passed:
+            self.down.discard(name)
+            self.words[name] = words
+        else:
+            self.down.add(name)
+        self.tell(ProbeReported(name, passed, "", read_agent_words(words)))
+
+    @rule(at=st.integers(0), running=st.integers(0, 9))
+    def read_engine(self, at, running) -> None:
+        names = list(self.fleet.view.backends)
+        reading = EngineReading(running, 0, None, self.now_s)
+        self.tell(EngineMetricsSeen(names[at % len(names)], reading))
+
     @rule(seconds=st.floats(0, 5))
     def time_passes(self, seconds) -> None:
         self.now_s += seconds
@@ -181,13 +231,15 @@ class Gateway(RuleBasedStateMachine):
     @rule(made=clusters())
     def reload(self, made) -> None:
         self.clusters = made
-        self.tell(FleetConfigured(made, TIERS))
+        self.tell(FleetConfigured(made, TIERS, breaker=PATIENT))
         self.forget_who_left()
 
     def forget_who_left(self) -> None:
-        """A backend that left the configuration keeps its drain while work runs on it."""
+        """A backend that left the configuration keeps its drain and its health while work runs on it."""
         kept = self.names() | set(self.at_work())
         self.drained_until_s = {n: until_s for n, until_s in self.drained_until_s.items() if n in kept}
+        self.down &= kept
+        self.words = {n: words for n, words in self.words.items() if n in kept}
 
     @invariant()
     def counts_agree(self) -> None:

@@ -51,8 +51,10 @@ class Watched:
         backends = (Backend(HERE, "http://10.0.0.1:8000", 4), second)
         self.fleet.apply(FleetConfigured((Cluster("here", "primary", backends),), ("primary", "spot")), 0.0)
         self.metrics = Metrics()
+        self.now_s = 0.0
         sources = GaugeSources(
             view=self.fleet.view,
+            clock=lambda: self.now_s,
             leases_held=lambda backend_id: 3 if backend_id == HERE else 0,
             downstream_connections=lambda: 17,
             buffered_bytes=lambda: 4096,

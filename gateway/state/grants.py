@@ -1,0 +1,390 @@
+"""GrantBook: one gateway's slots of every backend, and what it says to the fleet about them. Pure.
+
+A gateway holds a grant of slots per backend and admits inside it without asking anybody. An exchange with the
+fleet gives back what is idle, asks for what the arrivals need, and carries requests that found no slot here.
+
+Invariants:
+- in_use <= allowance whenever a slot is taken;
+- what is given back is not used from the moment the message is made, whatever becomes of the message;
+- nothing is taken on a grant after `valid_until_s`, which is before the fleet gives the grant away;
+- an answer counts only if it is to the newest message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import NamedTuple
+
+from gateway.core.model import Candidate
+
+# A heartbeat lasts so long: an idle gateway sends one each second, so one may be lost. A dead gateway's slots
+# are free again after it.
+TTL_S = 2.5
+# The gateway stops using its grants this long before the fleet, by its own clock, would give them away.
+FENCE_MARGIN_S = 0.3
+# Enough idle slots for the arrivals of two busy ticks.
+RESERVE_S = 0.1
+# The arrival rate is the last tick's if that is higher, else it falls slowly: a burst is remembered.
+RATE_KEEP = 0.8
+# A backend that somebody lacked slots of gets no reserve for so long.
+CONTENDED_S = 0.5
+# Backends about which nothing is new are named in turn, so that what is known of them stays fresh.
+REFRESHED_PER_BEAT = 4
+
+
+class Ask:
+    """A request that found no slot here: it wants one at the first of `candidates` with room."""
+
+    __slots__ = ("candidates",)
+
+    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
+        self.candidates = candidates
+
+
+class Message(NamedTuple):
+    """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
+
+    `born_ms` is the birth of the fleet's memory as first heard of: another one means that it was lost since.
+    """
+
+    seq: int
+    sent_s: float
+    is_full: bool
+    known_gateways: int
+    born_ms: int
+    backend_ids: tuple[str, ...]
+    reports: tuple[tuple[int, int, int, int], ...]
+    asks: tuple[Ask, ...]
+
+    @property
+    def ask_indexes(self) -> list[list[int]]:
+        """For each ask the reports of its candidates, counted from 1; one that left meanwhile has none."""
+        index_of = {backend_id: at for at, backend_id in enumerate(self.backend_ids, 1)}
+        return [
+            [index_of[c.backend.id] for c in ask.candidates if c.backend.id in index_of] for ask in self.asks
+        ]
+
+
+class Result(NamedTuple):
+    """What the fleet says of one backend: slots granted to us, granted to nobody, idle at other gateways.
+
+    `free` below zero: more is in use than may be, so what ends makes room for nobody yet. `share` is what a
+    gateway that is cut off may use.
+    """
+
+    granted: int
+    free: int
+    idle_elsewhere: int
+    share: int
+
+
+class Answer(NamedTuple):
+    """The answer to a Message. `given` holds for each ask the index (from 1) of the report served, or 0."""
+
+    status: str
+    gateways: int = 1
+    born_ms: int = 0
+    results: Sequence[Result] = ()
+    given: Sequence[int] = ()
+
+
+class Served(NamedTuple):
+    """What became of an ask: the candidate whose slot is taken for it, or None.
+
+    `is_idle_elsewhere`: another gateway has been asked to give back what it does not use; ask again soon.
+    """
+
+    ask: Ask
+    candidate: Candidate | None
+    is_idle_elsewhere: bool
+
+
+class Slots:
+    """One backend's slots as this gateway sees them.
+
+    `allowance` is what may be in use here at most: the grant, or the share of a gateway that is cut off.
+    """
+
+    __slots__ = (
+        "allowance",
+        "arrivals",
+        "contended_until_s",
+        "free",
+        "gateways",
+        "granted",
+        "idle_elsewhere",
+        "in_use",
+        "is_told",
+        "limit",
+        "rate_per_s",
+        "share",
+    )
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self.in_use = 0
+        self.granted = 0
+        self.allowance = 0
+        self.arrivals = 0
+        self.rate_per_s = 0.0
+        self.free = 0
+        self.gateways = 1
+        self.idle_elsewhere = 0
+        self.share: int | None = None
+        self.contended_until_s = float("-inf")
+        self.is_told = False  # the fleet knows our numbers as they are
+
+    @property
+    def idle(self) -> int:
+        return max(self.granted - self.in_use, 0)
+
+    @property
+    def plenty(self) -> int:
+        """How many free slots, ours included, one gateway may hold idle: the fleet keeps half of them."""
+        free = max(self.free + self.idle, 0)
+        return free if self.gateways == 1 else free // (2 * self.gateways)
+
+    def reserve(self, now_s: float) -> int:
+        """How many slots this gateway would like to hold idle."""
+        if self.limit == 0 or now_s < self.contended_until_s:
+            return 0
+        wanted = ceil(self.rate_per_s * RESERVE_S) + 1
+        return wanted if self.share is None else min(wanted, self.plenty)
+
+    def allowed_when_cut_off(self, gateways: int) -> int:
+        """Before anybody has been heard an equal part; the fleet's word is better (see lua/exchange.lua)."""
+        share = self.limit // gateways if self.share is None else self.share
+        return min(max(share, 1), self.limit)
+
+    def __repr__(self) -> str:
+        return f"<Slots {self.in_use}/{self.granted} of {self.limit}, {self.free} free>"
+
+
+class GrantBook:
+    """See above. `expected_gateways` is who is known of before anybody was heard: workers of one machine."""
+
+    def __init__(self, expected_gateways: int = 1) -> None:
+        self.slots: dict[str, Slots] = {}
+        self.gateways = expected_gateways
+        self.valid_until_s = float("-inf")
+        self.is_cut_off = False
+        self._is_known = False
+        self._born_ms = 0
+        self._seq = 0
+        self._measured_s = float("-inf")
+        self._turn = 0
+
+    # --- the request path ----------------------------------------------------------------------------
+
+    def take(self, candidates: Iterable[Candidate], now_s: float) -> Candidate | None:
+        """Takes a slot at the first candidate, if it is known here that no earlier one has room.
+
+        None: nobody has room, or the fleet has to be asked; `to_ask` tells which.
+        """
+        if now_s >= self.valid_until_s and not self.is_cut_off:
+            return None
+        slots_of = self.slots
+        for candidate in candidates:
+            slots = slots_of.get(candidate.backend.id)
+            if slots is None:
+                continue
+            if slots.in_use < slots.allowance:
+                slots.in_use += 1
+                slots.arrivals += 1
+                slots.is_told = False
+                return candidate
+            if not self.is_cut_off and slots.granted < slots.limit:
+                return None
+        return None
+
+    def to_ask(self, candidates: Iterable[Candidate], now_s: float) -> Ask | None:
+        """Who might have room, though not here: up to the first candidate with a slot here."""
+        if self.is_cut_off:
+            return None
+        is_fenced = now_s >= self.valid_until_s
+        asked: list[Candidate] = []
+        for candidate in candidates:
+            slots = self.slots.get(candidate.backend.id)
+            if slots is None or slots.limit == 0:
+                continue
+            if slots.in_use < slots.allowance and not is_fenced:
+                break
+            if not asked:
+                slots.arrivals += 1
+            if is_fenced or slots.granted < slots.limit:
+                asked.append(candidate)
+        return Ask(tuple(asked)) if asked else None
+
+    def take_here(self, candidates: Iterable[Candidate], now_s: float) -> Candidate | None:
+        """As `take`, after the fleet has said that nobody else has room."""
+        if now_s >= self.valid_until_s and not self.is_cut_off:
+            return None
+        for candidate in candidates:
+            slots = self.slots.get(candidate.backend.id)
+            if slots is not None and slots.in_use < slots.allowance:
+                slots.in_use += 1
+                slots.is_told = False
+                return candidate
+        return None
+
+    def give_back(self, backend_id: str) -> bool:
+        """A slot is not used any more. True: the fleet is short of it and should be told at once."""
+        slots = self.slots[backend_id]
+        assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
+        slots.in_use -= 1
+        slots.is_told = False
+        if slots.limit == 0 and slots.in_use == 0:
+            # It left the configuration; the fleet still has to hear of it.
+            return True
+        return slots.plenty == 0 and not self.is_cut_off
+
+    # --- exchanges -----------------------------------------------------------------------------------
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        """A backend not named any more is forgotten once nothing of it is held and the fleet knows."""
+        for backend_id, limit in limits.items():
+            slots = self.slots.setdefault(backend_id, Slots())
+            slots.limit = limit
+            slots.is_told = False
+        for backend_id, slots in self.slots.items():
+            if backend_id not in limits:
+                slots.limit = 0
+                slots.is_told = False
+        self._work_out_allowances()
+
+    def has_news(self) -> bool:
+        return any(not slots.is_told for slots in self.slots.values())
+
+    def compose(self, asks: tuple[Ask, ...], now_s: float) -> Message:
+        """The next message. From here on what it gives back is not ours, whether it arrives or not."""
+        self._measure_arrivals(now_s)
+        self._seq += 1
+        is_full = not self._is_known or now_s >= self.valid_until_s
+        ids = tuple(self.slots) if is_full else self._worth_telling(asks)
+        reports = []
+        for backend_id in ids:
+            slots = self.slots[backend_id]
+            reserve = slots.reserve(now_s)
+            keep = slots.in_use + (0 if is_full else min(slots.idle, reserve))
+            slots.granted = keep if is_full else min(keep, slots.granted)
+            slots.is_told = True
+            reports.append((slots.limit, keep, slots.in_use, reserve))
+        if not self.is_cut_off:
+            self._work_out_allowances()
+        return Message(self._seq, now_s, is_full, self.gateways, self._born_ms, ids, tuple(reports), asks)
+
+    def absorb(self, message: Message, answer: Answer, now_s: float) -> list[Served]:
+        """The fleet's answer. Slots given to asks are taken; the caller gives back what nobody wants."""
+        if message.seq != self._seq:
+            return []
+        if answer.status != "ok":
+            self.void()
+            return []
+        self._is_known = True
+        self.is_cut_off = False
+        self.gateways = max(answer.gateways, 1)
+        self._born_ms = self._born_ms or answer.born_ms
+        self.valid_until_s = message.sent_s + TTL_S - FENCE_MARGIN_S
+        for backend_id, result in zip(message.backend_ids, answer.results, strict=True):
+            self._note(self.slots[backend_id], result)
+        served = [
+            self._serve(ask, index, message, now_s)
+            for ask, index in zip(message.asks, answer.given, strict=True)
+        ]
+        self._work_out_allowances()
+        self._forget_who_left()
+        return served
+
+    def void(self) -> None:
+        """The fleet does not know us (any more): only what is in use counts, until it has been told so."""
+        self._is_known = False
+        self.valid_until_s = float("-inf")
+        for slots in self.slots.values():
+            slots.granted = slots.in_use
+            slots.is_told = False
+        self._work_out_allowances()
+
+    def cut_off(self) -> None:
+        """The fleet can't be reached: from now on each backend's share may be used, without asking."""
+        self.is_cut_off = True
+        self._is_known = False
+        for slots in self.slots.values():
+            slots.is_told = False
+        self._work_out_allowances()
+
+    def recall(self, backend_ids: Iterable[str], now_s: float) -> bool:
+        """Somebody lacks slots of these. True: we hold some idle and should give them back at once."""
+        holds_idle = False
+        for backend_id in backend_ids:
+            slots = self.slots.get(backend_id)
+            if slots is None:
+                continue
+            slots.contended_until_s = now_s + CONTENDED_S
+            slots.free = min(slots.free, 0)
+            if slots.idle:
+                slots.is_told = False
+                holds_idle = True
+        return holds_idle
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _note(self, slots: Slots, result: Result) -> None:
+        slots.granted = result.granted
+        slots.free = result.free
+        slots.idle_elsewhere = result.idle_elsewhere
+        slots.share = result.share
+        slots.gateways = self.gateways
+
+    def _serve(self, ask: Ask, index: int, message: Message, now_s: float) -> Served:
+        if index:
+            candidate = next(c for c in ask.candidates if c.backend.id == message.backend_ids[index - 1])
+            slots = self.slots[candidate.backend.id]
+            slots.in_use += 1
+            return Served(ask, candidate, is_idle_elsewhere=False)
+        is_idle_elsewhere = False
+        for candidate in ask.candidates:
+            lacked = self.slots.get(candidate.backend.id)
+            if lacked is not None:
+                lacked.contended_until_s = now_s + CONTENDED_S
+                is_idle_elsewhere = is_idle_elsewhere or lacked.idle_elsewhere > 0
+        return Served(ask, None, is_idle_elsewhere)
+
+    def _worth_telling(self, asks: tuple[Ask, ...]) -> tuple[str, ...]:
+        """Backends with news or asked for, and a few of the others in turn."""
+        wanted = {candidate.backend.id: None for ask in asks for candidate in ask.candidates}
+        wanted |= {backend_id: None for backend_id, slots in self.slots.items() if not slots.is_told}
+        if not wanted:
+            everybody = list(self.slots)
+            for step in range(min(REFRESHED_PER_BEAT, len(everybody))):
+                wanted[everybody[(self._turn + step) % len(everybody)]] = None
+            self._turn += REFRESHED_PER_BEAT
+        return tuple(wanted)
+
+    def _measure_arrivals(self, now_s: float) -> None:
+        elapsed_s = now_s - self._measured_s
+        # Exchanges follow each other closely when slots are short: a rate needs some time to be one.
+        if elapsed_s < RESERVE_S / 2:
+            return
+        self._measured_s = now_s
+        for slots in self.slots.values():
+            now_per_s = slots.arrivals / elapsed_s
+            kept_per_s = slots.rate_per_s * RATE_KEEP + now_per_s * (1 - RATE_KEEP)
+            slots.rate_per_s = max(now_per_s, kept_per_s)
+            slots.arrivals = 0
+
+    def _work_out_allowances(self) -> None:
+        for slots in self.slots.values():
+            if slots.limit == 0:
+                slots.allowance = 0
+            elif self.is_cut_off:
+                slots.allowance = slots.allowed_when_cut_off(self.gateways)
+            else:
+                # Where more is in use than may be, nobody uses again what comes free.
+                slots.allowance = max(min(slots.granted + min(slots.free, 0), slots.limit), 0)
+
+    def _forget_who_left(self) -> None:
+        for backend_id in [
+            id_ for id_, s in self.slots.items() if s.limit == 0 and s.in_use == 0 and s.is_told
+        ]:
+            del self.slots[backend_id]

@@ -1,0 +1,52 @@
+"""What stands in Redis, all of it. One fleet's keys share one hash tag, so they share one slot of a Cluster.
+
+With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@host:port[/prefix]`):
+
+    spillway:{FLEET}:gateways        hash  GATEWAY -> "SEQ:EXPIRES_MS", the heartbeat of a live gateway;
+                                           "!clock" -> NOW_MS, the fleet's clock: it follows the server's, but
+                                           in steps of at most 1.2 s, so a clock that is set buries nobody;
+                                           "!seen" -> the server's time at that; "!born" -> when this was made
+    spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead
+    spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};
+                                           "@GATEWAY" -> NOW_MS, when it was told
+    spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end
+    spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: see NewsKind
+
+GATEWAY is a random id made at each start, so a process that comes back from the dead writes only its own
+fields. All times are in milliseconds, by the fleet's clock or, for drains, the server's. Every key expires by
+itself (KEY_TTL_MS) when no gateway writes it any more; lua/exchange.lua is the only writer, each call atomic.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+# Only garbage collection: whether a grant still counts is decided by its gateway's heartbeat.
+KEY_TTL_MS = 60_000
+DRAINS_TTL_MS = 7 * 24 * 3600 * 1000
+
+
+class NewsKind(StrEnum):
+    """What is told on the news channel, and what follows the kind in the message."""
+
+    RECALL = "recall"  # backend id...: somebody needs a slot of them and none is free, give back what is idle
+    DRAINS = "drains"  # nothing: the drain marks have changed, look at them
+
+
+class Keys:
+    """The names of one fleet's keys."""
+
+    def __init__(self, fleet: str) -> None:
+        prefix = f"spillway:{{{fleet}}}:"
+        self.gateways = prefix + "gateways"
+        self.latency = prefix + "latency"
+        self.drains = prefix + "drains"
+        self.news = prefix + "news"
+        self._grants = prefix + "grants:"
+
+    def grants(self, backend_id: str) -> str:
+        return self._grants + backend_id
+
+    def backend_of(self, grants_key: str) -> str:
+        """The backend whose grants stand at this key."""
+        return grants_key.removeprefix(self._grants)

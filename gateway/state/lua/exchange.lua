@@ -1,0 +1,191 @@
+-- One exchange of a gateway with the fleet: it says what it uses and keeps, asks for slots, and learns what it
+-- holds. Atomic; by the server's clock; absolute values under a sequence number, so doing one twice is harmless.
+--
+-- KEYS  gateways, drains, latency, news, then one grants key for each report       (layout: state/keys.py)
+-- ARGV  msgpack map:
+--   id, seq            the gateway; its message number, growing
+--   ttl_ms             how long its heartbeat lasts
+--   is_full            this names all that it holds: needed when the fleet does not know it (any more)
+--   is_leaving         it ends: all that it holds is free
+--   known_gateways     how many it knew of before
+--   born_ms            the birth of the fleet's memory as it first heard of it, or 0
+--   reports            [[limit, keep, in_use, reserve], ...]: slots that it keeps, uses, and wants idle
+--   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room
+--   latency            msgpack to store, or nil: then it wants everybody's back
+--   drains             [[name, for_ms], ...] to set: 0 without an end, -1 to lift
+--   known_drains       the same, for a fleet that has just lost its memory
+--   key_ttl_ms, drains_ttl_ms
+-- Returns msgpack [status, known gateways, born_ms, [[granted, free, idle elsewhere, share], ...], [index or 0, ...],
+--                  [drained name, ms left or -1, ...], [age_ms, latency, ...] or nil]
+--   status "ok"; "stale": a newer message came before; "unknown": not known, so only a full report counts.
+--
+-- Invariant: the grants of live gateways add up to at most the limit. Exceptions, each until streams have ended:
+-- a lowered limit, and work that already ran when the fleet's memory was lost (it is counted, never refused).
+
+local request = cmsgpack.unpack(ARGV[1])
+local me = request.id
+local FIRST_GRANTS_KEY = 5
+-- Live gateways call at least once a second. A longer step is a clock that was set, or a fleet that was away.
+local LONGEST_STEP_MS = 1200
+
+-- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
+local time = redis.call('TIME')
+local server_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local beats, marks = {}, {}
+local stored = redis.call('HGETALL', KEYS[1])
+for i = 1, #stored, 2 do
+  local into = string.sub(stored[i], 1, 1) == '!' and marks or beats
+  into[stored[i]] = stored[i + 1]
+end
+local seen_ms = tonumber(marks['!seen'] or server_ms)
+local step_ms = math.min(math.max(server_ms - seen_ms, 0), LONGEST_STEP_MS)
+local now_ms = tonumber(marks['!clock'] or server_ms) + step_ms
+
+-- Who is alive, me included from here on.
+local is_alive, gateways, my_seq = { [me] = true }, 1, nil
+for name, beat in pairs(beats) do
+  local seq, expires_ms = string.match(beat, '^(%d+):(%d+)$')
+  if tonumber(expires_ms) <= now_ms then
+    redis.call('HDEL', KEYS[1], name)
+    redis.call('HDEL', KEYS[3], name, '@' .. name)
+  elseif name == me then
+    my_seq = tonumber(seq)
+  else
+    is_alive[name] = true
+    gateways = gateways + 1
+  end
+end
+redis.call('HSET', KEYS[1], '!clock', now_ms, '!seen', server_ms)
+redis.call('PEXPIRE', KEYS[1], request.key_ttl_ms)
+if my_seq and request.seq <= my_seq then return cmsgpack.pack({ 'stale' }) end
+if not my_seq and not request.is_full then return cmsgpack.pack({ 'unknown' }) end
+
+if request.is_leaving then
+  redis.call('HDEL', KEYS[1], me)
+  redis.call('HDEL', KEYS[3], me, '@' .. me)
+  for i = 1, #request.reports do redis.call('HDEL', KEYS[FIRST_GRANTS_KEY + i - 1], me) end
+  return cmsgpack.pack({ 'ok', gateways - 1, 0, {}, {}, {} })
+end
+
+-- After the fleet's memory was lost, those who have not told yet what they hold are not known: until everybody
+-- had a heartbeat's time to do so, nobody who knew of others before gets more than an equal part.
+local born_ms = tonumber(marks['!born'] or now_ms)
+if born_ms == now_ms then redis.call('HSET', KEYS[1], '!born', born_ms) end
+local is_young = now_ms < born_ms + request.ttl_ms
+local is_learning = is_young and request.born_ms ~= 0 and request.born_ms ~= born_ms
+local divisor = is_learning and math.max(gateways, request.known_gateways) or gateways
+
+local backends = {}
+for i, report in ipairs(request.reports) do
+  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0 }
+  local key = KEYS[FIRST_GRANTS_KEY + i - 1]
+  backend.part = math.floor(backend.limit / divisor)
+  backend.excess, backend.over = 0, 0
+  local grants = redis.call('HGETALL', key)
+  for j = 1, #grants, 2 do
+    local name = grants[j]
+    if not is_alive[name] then
+      redis.call('HDEL', key, name)
+    elseif name == me then
+      backend.had = true
+    else
+      local granted, in_use = string.match(grants[j + 1], '^(%d+):(%d+)$')
+      granted = tonumber(granted)
+      backend.others = backend.others + granted
+      backend.idle_elsewhere = backend.idle_elsewhere + granted - tonumber(in_use)
+      if granted > backend.part then
+        backend.excess, backend.over = backend.excess + granted - backend.part, backend.over + 1
+      end
+    end
+  end
+  -- What runs is a fact; what is kept idle must fit.
+  backend.mine = math.max(backend.in_use, math.min(report[2], backend.limit - backend.others))
+  backend.used = backend.in_use
+  backends[i] = backend
+end
+
+local function free(backend)
+  local left = backend.limit - backend.others - backend.mine
+  if is_learning then left = math.min(left, math.max(backend.part, 1) - backend.mine) end
+  return math.max(left, 0)
+end
+
+local answers, recalled, is_recalled = {}, {}, {}
+for n, ask in ipairs(request.asks) do
+  answers[n] = 0
+  for _, i in ipairs(ask) do
+    if free(backends[i]) > 0 then
+      backends[i].mine, backends[i].used = backends[i].mine + 1, backends[i].used + 1
+      answers[n] = i
+      break
+    end
+    if backends[i].idle_elsewhere > 0 and not is_recalled[i] then
+      is_recalled[i] = true
+      recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
+    end
+  end
+end
+if #recalled > 0 then redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'recall', me, recalled })) end
+
+local results = {}
+for i, backend in ipairs(backends) do
+  -- An idle reserve comes out of what is plentiful: at most half of the free slots are anybody's reserve.
+  local spare = gateways == 1 and free(backend) or math.floor(free(backend) / (2 * gateways))
+  local wanted = backend.reserve - (backend.mine - backend.used)
+  if wanted > 0 then backend.mine = backend.mine + math.min(wanted, spare) end
+  local key = KEYS[FIRST_GRANTS_KEY + i - 1]
+  if backend.mine > 0 then
+    redis.call('HSET', key, me, backend.mine .. ':' .. backend.used)
+    redis.call('PEXPIRE', key, request.key_ttl_ms)
+  elseif backend.had then
+    redis.call('HDEL', key, me)
+  end
+  -- The part that a gateway may use when it is cut off: an equal one, less what others hold above theirs.
+  local under = divisor - backend.over - (backend.mine > backend.part and 1 or 0)
+  local share = math.max(1, backend.part - math.ceil(backend.excess / math.max(under, 1)))
+  local left = backend.limit - backend.others - backend.mine
+  results[i] = { backend.mine, left < 0 and left or free(backend), backend.idle_elsewhere, share }
+end
+redis.call('HSET', KEYS[1], me, request.seq .. ':' .. (now_ms + request.ttl_ms))
+
+if is_young then
+  for _, drain in ipairs(request.known_drains) do
+    redis.call('HSETNX', KEYS[2], drain[1], drain[2] == 0 and 0 or server_ms + drain[2])
+  end
+end
+for _, drain in ipairs(request.drains) do
+  if drain[2] < 0 then
+    redis.call('HDEL', KEYS[2], drain[1])
+  else
+    redis.call('HSET', KEYS[2], drain[1], drain[2] == 0 and 0 or server_ms + drain[2])
+  end
+end
+if #request.drains > 0 then redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'drains', me })) end
+local drains, drained = {}, redis.call('HGETALL', KEYS[2])
+for i = 1, #drained, 2 do
+  local until_ms = tonumber(drained[i + 1])
+  if until_ms ~= 0 and until_ms <= server_ms then
+    redis.call('HDEL', KEYS[2], drained[i])
+  else
+    drains[#drains + 1] = drained[i]
+    drains[#drains + 1] = until_ms == 0 and -1 or until_ms - server_ms
+  end
+end
+if #drains > 0 then redis.call('PEXPIRE', KEYS[2], request.drains_ttl_ms) end
+
+local latencies
+if request.latency then
+  latencies = {}
+  local told = {}
+  local fields = redis.call('HGETALL', KEYS[3])
+  for i = 1, #fields, 2 do told[fields[i]] = fields[i + 1] end
+  for name in pairs(is_alive) do
+    if name ~= me and told[name] and told['@' .. name] then
+      latencies[#latencies + 1] = now_ms - tonumber(told['@' .. name])
+      latencies[#latencies + 1] = told[name]
+    end
+  end
+  redis.call('HSET', KEYS[3], me, request.latency, '@' .. me, now_ms)
+  redis.call('PEXPIRE', KEYS[3], request.key_ttl_ms)
+end
+return cmsgpack.pack({ 'ok', divisor, born_ms, results, answers, drains, latencies })

@@ -1,0 +1,379 @@
+"""StateStore shared by a fleet: local admission inside a grant, and one exchange at a time with the fleet.
+
+A tick every 50 ms says what is used, gives back what is idle and asks for what the arrivals need; without
+news there is only a heartbeat a second. A request that finds no slot here joins the next exchange before it
+spills, so a spill means that the whole fleet had no slot. Nobody waits for the wire longer than one deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from secrets import token_hex
+from typing import Protocol
+
+import msgspec
+
+from gateway.core.fleet import Event, LatencyHeard
+from gateway.core.latency import LatencySummary
+from gateway.core.model import Candidate, Plan
+from gateway.ports import Clock, Lease, StoreHealth
+from gateway.state import wire
+from gateway.state.drain_marks import DrainMarks
+from gateway.state.grants import Ask, GrantBook, Message, Served
+from gateway.state.keys import Keys, NewsKind
+
+log = logging.getLogger(__name__)
+
+BUSY_TICK_S = 0.05
+IDLE_TICK_S = 1.0
+# Requests that need a slot gather for so long, so that however many they are they cost few exchanges.
+MIN_GAP_S = 0.002
+# Past this an exchange has failed. A request waits for at most one that fails.
+DEADLINE_S = 0.1
+FIRST_DEADLINE_S = 1.0
+# "Nobody has a slot" is asked again so often, and for so long, before a request spills: a slot that has just
+# come free elsewhere is on its way through the store.
+ASK_AGAIN_S = 0.003
+SPILL_PATIENCE_S = 0.008
+# Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
+RECALL_PATIENCE_S = 0.020
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
+MAX_ASKS = 256
+
+
+_TIER = attrgetter("tier")
+
+
+class LinkFailed(Exception):
+    """The store could not be reached, did not answer in time, or refused. Its text is fit for logs."""
+
+    def __init__(self, reason: str, *, is_timeout: bool = False) -> None:
+        super().__init__(reason)
+        self.is_timeout = is_timeout
+
+
+class Link(Protocol):
+    """The wire under a SharedStore."""
+
+    async def exchange(self, keys: Sequence[str], payload: bytes, deadline_s: float) -> bytes:
+        """Runs lua/exchange.lua once. Raises LinkFailed; then it may have been run, or not."""
+
+    def news(self) -> AsyncGenerator[bytes, None]:
+        """The messages of the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """What a SharedStore works with. `draw` is uniform in [0, 1); `apply` tells the fleet what others said.
+
+    `latencies` tells what this gateway saw of each backend since it was asked last.
+    """
+
+    clock: Clock
+    draw: Callable[[], float]
+    apply: Callable[[Event], None]
+    latencies: Callable[[], Mapping[str, LatencySummary]]
+    observe_exchange: Callable[[float, bool], None]
+
+
+class _Waiting:
+    """A request that waits for the fleet's word."""
+
+    __slots__ = ("ask", "future", "since_s")
+
+    def __init__(self, ask: Ask, future: asyncio.Future[Candidate | None], since_s: float) -> None:
+        self.ask = ask
+        self.future = future
+        self.since_s = since_s
+
+
+class SharedStore:
+    """One gateway's side of the fleet's leases."""
+
+    def __init__(self, link: Link, fleet: str, company: Company, expected_gateways: int = 1) -> None:
+        self._link = link
+        self._keys = Keys(fleet)
+        self._company = company
+        self._clock = company.clock
+        # New at every start: who comes back from the dead writes nobody else's fields.
+        self.gateway_id = token_hex(8)
+        self._book = GrantBook(expected_gateways)
+        self._drains = DrainMarks()
+        self._asks: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started_exchange_s = float("-inf")
+        self._latency_due_s = float("-inf")
+        self._is_stopping = False
+        self._failures = 0
+        self._backoff_s = 0.0
+        self._degraded_since_s: float | None = None
+        self._trouble = ""
+
+    # --- StateStore: the request path ----------------------------------------------------------------
+
+    def lease_now(self, plan: Plan) -> Lease | None:
+        candidate = self._book.take(plan.candidates, self._clock())
+        return Lease(candidate) if candidate is not None else None
+
+    async def lease(self, plan: Plan) -> Lease | None:
+        # Tier by tier: only when all of the fleet has no slot in one may a request spill to the next.
+        for _, group in groupby(plan.candidates, key=_TIER):
+            candidate = await self._lease_among(tuple(group))
+            if candidate is not None:
+                return Lease(candidate)
+        return None
+
+    async def _lease_among(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        now_s = self._clock()
+        candidate = self._book.take(candidates, now_s)
+        if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
+            candidate = await self._ask(ask, now_s)
+        return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
+
+    def release(self, lease: Lease) -> None:
+        if not lease.is_released:
+            lease.is_released = True
+            self._give_back(lease.candidate.backend.id)
+
+    def leases_held(self, backend_id: str) -> int:
+        slots = self._book.slots.get(backend_id)
+        return slots.in_use if slots is not None else 0
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        self._book.set_limits(limits)
+        self._wake.set()
+
+    # --- StateStore: the rest ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Joins the fleet, or finds after one deadline that it can't be reached: then it keeps trying."""
+        await self._exchange(FIRST_DEADLINE_S)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run()), loop.create_task(self._listen())]
+
+    async def stop(self) -> None:
+        """Leaves the fleet: what is held here is free at once."""
+        self._is_stopping = True
+        left = set(self._tasks)
+        while left:  # again and again: a client library in between may lose a cancellation
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=DEADLINE_S)
+        self._tasks = []
+        self._let_go_of_waiting(self._asks)
+        with contextlib.suppress(LinkFailed):
+            message = self._book.compose((), self._clock())
+            await self._link.exchange(*self._on_wire(message, is_leaving=True), DEADLINE_S)
+        await self._link.close()
+
+    def health(self) -> StoreHealth:
+        since_s = self._degraded_since_s
+        return StoreHealth(
+            is_degraded=since_s is not None,
+            detail=self._trouble if since_s is not None else "",
+            gateways=self._book.gateways,
+        )
+
+    def share_drain(self, name: str, for_s: float | None) -> None:
+        self._drains.mark(name, for_s, self._clock())
+        self._wake.set()
+
+    # --- asking --------------------------------------------------------------------------------------
+
+    async def _ask(self, ask: Ask, now_s: float) -> Candidate | None:
+        waiting = _Waiting(ask, asyncio.get_running_loop().create_future(), now_s)
+        self._asks.append(waiting)
+        self._wake.set()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            # Served and cancelled in the same turn: the slot is ours to give back.
+            if waiting.future.done() and not waiting.future.cancelled():
+                candidate = waiting.future.result()
+                if candidate is not None:
+                    self._give_back(candidate.backend.id)
+            raise
+
+    def _give_back(self, backend_id: str) -> None:
+        if self._book.give_back(backend_id):
+            self._wake.set()
+
+    def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
+        """Tells the request, unless it is to ask again or has gone."""
+        future = waiting.future
+        if served.candidate is not None:
+            if future.done():
+                self._give_back(served.candidate.backend.id)
+            else:
+                future.set_result(served.candidate)
+            return
+        patience_s = RECALL_PATIENCE_S if served.is_idle_elsewhere else SPILL_PATIENCE_S
+        if now_s - waiting.since_s < patience_s:
+            asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again, waiting)
+        elif not future.done():
+            future.set_result(None)
+
+    def _ask_again(self, waiting: _Waiting) -> None:
+        if waiting.future.done():
+            return
+        if self._book.is_cut_off:
+            waiting.future.set_result(None)
+        else:
+            self._asks.append(waiting)
+            self._wake.set()
+
+    def _let_go_of_waiting(self, waiting: Sequence[_Waiting]) -> None:
+        """No word will come: they take what is here."""
+        for one in waiting:
+            if not one.future.done():
+                one.future.set_result(None)
+        self._asks = [one for one in self._asks if not one.future.done()]
+
+    # --- the tick ------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._is_stopping:
+            try:
+                await self._wait_until_due()
+                await self._exchange(FIRST_DEADLINE_S if self._failures else DEADLINE_S)
+            except Exception:
+                # A mistake of ours must not end the heartbeat: the grants would be lost with it.
+                log.exception("the exchange with the store failed")
+                self._lose("internal error")
+
+    async def _wait_until_due(self) -> None:
+        while True:
+            now_s = self._clock()
+            is_awake = self._wake.is_set() and not self._failures
+            due_s = self._started_exchange_s + self._pause_s(is_awake)
+            if now_s >= due_s:
+                break
+            # In degraded mode nobody is in a hurry: only the back-off counts.
+            wait_s = due_s - now_s if self._failures or is_awake else min(due_s - now_s, BUSY_TICK_S)
+            await self._nap(wait_s, can_be_woken=not is_awake and not self._failures)
+        self._wake.clear()
+
+    def _pause_s(self, is_awake: bool) -> float:
+        if self._failures:
+            return self._backoff_s
+        if is_awake:
+            return MIN_GAP_S
+        return BUSY_TICK_S if self._book.has_news() else IDLE_TICK_S
+
+    async def _nap(self, wait_s: float, *, can_be_woken: bool) -> None:
+        if not can_be_woken:
+            await asyncio.sleep(wait_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+
+    async def _exchange(self, deadline_s: float) -> None:
+        asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]
+        asks = [waiting for waiting in asks if not waiting.future.done()]
+        now_s = self._started_exchange_s = self._clock()
+        message = self._book.compose(tuple(waiting.ask for waiting in asks), now_s)
+        try:
+            raw = await self._link.exchange(*self._on_wire(message), deadline_s)
+        except LinkFailed as failed:
+            self._company.observe_exchange(self._clock() - now_s, False)
+            self._missed(failed, asks, deadline_s)
+            return
+        except asyncio.CancelledError:
+            self._let_go_of_waiting(asks)
+            raise
+        now_s = self._clock()
+        self._company.observe_exchange(now_s - message.sent_s, True)
+        self._took(message, wire.decode(raw), asks, now_s)
+
+    def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
+        served = self._book.absorb(message, reply.answer, now_s)
+        if reply.answer.status != "ok":
+            # The fleet does not know us: whoever asked is carried by the full report that follows at once.
+            self._asks = asks + self._asks
+            self._wake.set()
+            return
+        self._recovered(now_s)
+        for waiting, one in zip(asks, served, strict=True):
+            self._settle(waiting, one, now_s)
+        if self._asks:
+            self._wake.set()
+        for event in self._drains.heard(reply.drains_left_ms, now_s):
+            self._company.apply(event)
+        for backend_id, summary in reply.latencies.items():
+            self._company.apply(LatencyHeard(backend_id, summary))
+
+    def _on_wire(self, message: Message, *, is_leaving: bool = False) -> tuple[list[str], bytes]:
+        latency = None
+        if message.sent_s >= self._latency_due_s:
+            self._latency_due_s = message.sent_s + IDLE_TICK_S
+            latency = self._company.latencies()
+        extras = wire.Extras(
+            is_leaving=is_leaving,
+            drains=self._drains.to_tell(message.sent_s),
+            known_drains=self._drains.known(message.sent_s) if message.is_full else (),
+            latency=latency,
+        )
+        return wire.encode(self._keys, self.gateway_id, message, extras)
+
+    # --- failing and coming back ---------------------------------------------------------------------
+
+    def _missed(self, failed: LinkFailed, asks: list[_Waiting], deadline_s: float) -> None:
+        stood_still = failed.is_timeout and self._clock() - self._started_exchange_s > 2 * deadline_s
+        if stood_still and self._failures == 0:
+            # It was this process that stood still, not the store: what it holds may be gone, so it asks anew.
+            self._book.void()
+            self._asks = asks + self._asks
+            self._wake.set()
+            return
+        self._lose(str(failed))
+        self._let_go_of_waiting([*asks, *self._asks])
+
+    def _lose(self, reason: str) -> None:
+        self._book.cut_off()
+        ceiling_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._backoff_s = max(ceiling_s * self._company.draw(), MIN_GAP_S)
+        self._trouble = reason
+        if self._degraded_since_s is None:
+            self._degraded_since_s = self._clock()
+            log.warning("store: degraded, every gateway keeps its share of the limits (%s)", reason)
+
+    def _recovered(self, now_s: float) -> None:
+        self._failures = 0
+        if self._degraded_since_s is not None:
+            log.warning("store: back after %.1f s", now_s - self._degraded_since_s)
+            self._degraded_since_s = None
+
+    # --- news ----------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while not self._is_stopping:
+            with contextlib.suppress(LinkFailed):
+                async with contextlib.aclosing(self._link.news()) as news:
+                    async for raw in news:
+                        self._hear(raw)
+            await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S / 5 * self._company.draw())
+
+    def _hear(self, raw: bytes) -> None:
+        try:
+            kind, sender, *rest = msgspec.msgpack.decode(raw)
+        except (msgspec.DecodeError, TypeError, ValueError):
+            log.debug("store: news that is not of this version")
+            return
+        if sender == self.gateway_id:
+            return
+        if kind == NewsKind.RECALL and rest:
+            if self._book.recall(map(self._keys.backend_of, rest[0]), self._clock()):
+                self._wake.set()
+        elif kind == NewsKind.DRAINS:
+            self._wake.set()
