@@ -78,10 +78,9 @@ class Seat:
         while not self.is_ending:
             began_s = loop.time()
             try:
-                code = await self._live()
-                what = f"ended with {ending(code)}"
+                what = f"ended with {ending(await self._live())}"
             except (StartFailed, OSError) as failure:
-                code, what = 1, str(failure)
+                what = str(failure)
                 self.failed_starts += 1
                 if not self.is_ending:
                     self._ports.failed(self, StartFailed(f"worker {self.number} {what}"))

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from fleet import Fleet, clusters, metrics_of, started, total
+from fleet import Fleet, Stream, clusters, metrics_of, started, total
 from system import is_reaped, wait_for
 
 from tests.proxy.processes import Engine, running, start_engine
@@ -203,3 +203,33 @@ def test_a_single_worker_needs_no_parent(engine: Engine) -> None:
         assert not fleet.private_directories
         assert "workers" not in fleet.page("/readyz")
         assert fleet.ask() == 200
+
+
+def test_all_workers_keep_one_limit_and_a_dead_ones_slots_come_back(
+    engine: Engine, server_program: str
+) -> None:
+    with started(f"workers: {WORKERS}\n" + clusters(engine.url, limit=4)) as fleet:
+        fleet.wait_ready()
+        first = [fleet.stream(max_tokens=2000) for _ in range(20)]
+        assert sorted(stream.status for stream in first) == [200] * 4 + [429] * 16
+        metrics = fleet.metrics()
+        assert [total(metrics, name) for name in ("in_flight", "limit", "headroom")] == [4, 4, 0]
+        for pid in fleet.workers:
+            os.kill(pid, signal.SIGKILL)
+        for stream in first:
+            stream.close()
+        assert wait_for(lambda: fleet.is_ready(WORKERS), 30)
+        streams: list[Stream] = []
+
+        def four_are_served() -> bool:
+            stream = fleet.stream(max_tokens=2000)
+            if stream.status == 200:
+                streams.append(stream)
+            else:
+                stream.close()
+            return len(streams) == 4
+
+        assert wait_for(four_are_served), "the slots of the dead are lost"
+        assert fleet.ask() == 429
+        for stream in streams:
+            stream.close()
