@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from math import log2
 
-# From 1 ms, four buckets an octave (a quantile is at most 19 % too high), to more than half an hour.
+# From 1 ms, four buckets an octave (a quantile is at most 19 % too high), to nearly half an hour.
 LOWEST_S, PER_OCTAVE, BUCKETS = 0.001, 4, 84
 SLOT_S, SLOTS = 10.0, 6
 # Fewer samples than this say nothing about a p95 or p99.
