@@ -427,7 +427,7 @@ class AnyStory(RuleBasedStateMachine):
 
     @rule(voter=st.sampled_from("xyz"), reason=st.sampled_from((Reason.HUNG, Reason.RESET)))
     def is_told_open(self, voter, reason) -> None:
-        had_success = self.now_s - self.state.breaker.evidence.first_byte_s <= DEFAULTS.fresh_s
+        had_success = self.now_s - self.state.breaker.evidence.success_s <= DEFAULTS.fresh_s
         was_closed = self.state.circuit is CLOSED
         drops_seen = self.state.breaker.evidence.tally.counts(self.now_s).marked
         self.apply(OpeningShared(voter, "a", reason, 1.0, 1))

@@ -71,3 +71,15 @@ def test_a_quantile_is_fresh_within_half_a_second():
         digest.add(2.0, 0.1)
     assert digest.quantile_s(0.5, 0.4) == pytest.approx(0.1, rel=0.19)
     assert digest.quantile_s(0.5, 0.5) == pytest.approx(2.0, rel=0.19)
+
+
+def test_a_busy_backend_is_sampled_and_its_counts_and_quantiles_stay_right():
+    digest = LatencyDigest()
+    for number in range(100_000):
+        digest.add(0.1 if number % 100 < 97 else 3.0, 1.0)
+    assert sum(digest.counts(1.0)) == pytest.approx(100_000, abs=16)
+    assert digest.quantile_s(0.95, 1.0) == pytest.approx(0.1, rel=0.19)
+    assert digest.quantile_s(0.99, 1.0) == pytest.approx(3.0, rel=0.19)
+    for _ in range(30):
+        digest.add(0.5, 61.0)
+    assert sum(digest.counts(61.0)) >= 30 - 16, "a new slot is exact again"
