@@ -182,8 +182,10 @@ class Breaker:
         self.synthetic_at_s = 0.0
         self.closed_at_s = float("-inf")
 
-    def _move(self, sign: Sign) -> None:
+    def _move(self, sign: Sign, expected: Circuit) -> None:
         circuit = next_circuit(self.circuit, sign)
+        if circuit is not expected:
+            raise IllegalTransition(f"{sign} leads to {circuit}, not to {expected}")
         if circuit is not self.circuit:
             self.circuit = circuit
             self.generation += 1
@@ -192,14 +194,14 @@ class Breaker:
             self.evidence.forget()
 
     def open(self, sign: Sign, opening: Opening, voters: frozenset[str], now_s: float) -> None:
-        self._move(sign)
+        self._move(sign, _OPEN)
         self.opening = opening
         self.until_s = now_s + opening.open_s
         self.voters = voters
 
     def try_again(self, sign: Sign, settings: BreakerSettings, now_s: float) -> None:
         """Half-open. After a failure that was found out by waiting, a synthetic probe goes first."""
-        self._move(sign)
+        self._move(sign, _HALF_OPEN)
         is_slow = self.opening is not None and LESSONS[self.opening.reason].is_slow
         synthetic_first = is_slow and sign is Sign.WAITED
         later_s = now_s + settings.probe_wait_s
@@ -208,7 +210,7 @@ class Breaker:
         )
 
     def close(self, sign: Sign, now_s: float) -> None:
-        self._move(sign)
+        self._move(sign, _CLOSED)
         self.voters = frozenset()
         self.closed_at_s = now_s
 
@@ -221,7 +223,7 @@ class Breaker:
 
     def probe_ignored(self, now_s: float) -> None:
         """It told nothing: the next request may try at once."""
-        self._move(Sign.PROBE_IGNORED)
+        self._move(Sign.PROBE_IGNORED, _HALF_OPEN)
         self.probes -= 1
         self.takes_real_from_s = min(self.takes_real_from_s, now_s)
 

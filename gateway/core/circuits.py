@@ -34,6 +34,7 @@ from gateway.core.events import (
     ShareClosing,
     ShareOpening,
 )
+from gateway.core.latency import MIN_PENALTY_S
 from gateway.core.silence import WITNESSES
 from gateway.core.taxonomy import LESSONS, Reason, Verdict
 from gateway.core.view import BackendState
@@ -103,10 +104,18 @@ class Circuits:
         if outcome.verdict is Verdict.IGNORED:
             breaker.probe_ignored(now_s)
             return ()
-        breaker.close(Sign.PROBE_SUCCEEDED, now_s)
+        self._close(state, Sign.PROBE_SUCCEEDED, now_s, event.ttft_s)
+        breaker.evidence.succeeded(now_s)
+        return (_report(state), ShareClosing(state.id))
+
+    @staticmethod
+    def _close(state: BackendState, sign: Sign, now_s: float, ttft_s: float | None = None) -> None:
+        state.breaker.close(sign, now_s)
         # What hung before the circuit opened may hang on: it is no witness against the new generation.
         state.silence.forget()
-        return (_report(state), ShareClosing(state.id))
+        # Slow start says how much it gets; the penalties for its failures must not say it again.
+        typical_s = ttft_s if ttft_s is not None else state.digest.quantile_s(0.5, now_s)
+        state.latency.forgive(MIN_PENALTY_S if typical_s is None else typical_s)
 
     def _trip(
         self, state: BackendState, sign: Sign, trigger: Trigger, reason: Reason, now_s: float
@@ -173,7 +182,8 @@ class Circuits:
             return None
         if breaker.circuit is Circuit.CLOSED:
             if breaker.evidence.contradicts(event.reason, settings.fresh_s, settings.ratio, now_s):
-                breaker.doubt = Doubt(voter, event.reason, now_s + event.open_s)
+                until_s = now_s + max(event.open_s, 2 * settings.fresh_s)
+                breaker.doubt = Doubt(voter, event.reason, until_s)
                 return None
         elif breaker.probes or breaker.voters == {voter}:
             return None
@@ -201,8 +211,7 @@ class Circuits:
                 breaker.doubt = None
             return None
         if OWN not in breaker.voters:
-            breaker.close(Sign.TOLD_CLOSED, now_s)
-            state.silence.forget()
+            self._close(state, Sign.TOLD_CLOSED, now_s)
         elif breaker.circuit is Circuit.OPEN:
             breaker.try_again(Sign.ENCOURAGED, self.settings, now_s)
         else:

@@ -16,12 +16,12 @@ class Evidence:
     def __init__(self, window_s: float) -> None:
         self.drops_in_a_row = 0
         self.tally = Tally(window_s)
-        # When a good answer last began, and when one was last whole.
+        # When a good answer was last told to have begun, and when one was last whole.
         self.first_byte_s = self.success_s = NEVER_S
 
     def succeeded(self, now_s: float) -> None:
         self.drops_in_a_row = 0
-        self.first_byte_s = self.success_s = now_s
+        self.success_s = now_s
         self.tally.add(now_s)
 
     def dropped(self, now_s: float) -> None:
@@ -40,7 +40,7 @@ class Evidence:
         A first byte is no answer to a verdict about what comes after it; and who sees drops himself does
         not contradict.
         """
-        seen_s = self.success_s if LESSONS[reason].is_late else self.first_byte_s
+        seen_s = self.success_s if LESSONS[reason].is_late else max(self.first_byte_s, self.success_s)
         return now_s - seen_s <= fresh_s and not self.is_mostly_drops(ratio, 1, now_s)
 
     def forget(self) -> None:

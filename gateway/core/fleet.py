@@ -156,28 +156,28 @@ class Fleet:
         return ()
 
     def _on_attempt_finished(self, event: AttemptFinished, now_s: float) -> Effects:
-        state = self._states.get(event.backend_id)
+        backend_id, outcome, ttft_s, _, generation, _ = event
+        state = self._states.get(backend_id)
         if state is None:
             return ()
         assert state.in_flight > 0, f"{state}: finished more often than started"
         state.in_flight -= 1
         state.slot_gap.slot_freed(now_s)
-        if event.outcome is SUCCESS:
-            if event.ttft_s is not None:
-                state.latency.observe(event.ttft_s, now_s)
-                state.digest.add(event.ttft_s, now_s)
-                if state.silence.waiting:
-                    state.silence.answered(now_s)
-        else:
+        if outcome is not SUCCESS:
             _note_failure(state, event, now_s)
-        if event.backend_id not in self.view.backends:
+        elif ttft_s is not None:
+            state.latency.observe(ttft_s, now_s)
+            state.digest.add(ttft_s, now_s)
+            if state.silence.waiting:
+                state.silence.answered(now_s)
+        if backend_id not in self.view.backends:
             if state.in_flight == 0:
-                del self._states[event.backend_id]
+                del self._states[backend_id]
             return ()
         breaker = state.breaker
-        if event.outcome is SUCCESS and breaker.circuit is Circuit.CLOSED and breaker.doubt is None:
+        if outcome is SUCCESS and breaker.circuit is Circuit.CLOSED and breaker.doubt is None:
             # What nearly every attempt comes to, without a walk through the circuit.
-            if event.generation is None or event.generation == breaker.generation:
+            if generation is None or generation == breaker.generation:
                 breaker.evidence.succeeded(now_s)
             return ()
         return self._change(state, self._circuits.ended(state, event, now_s), now_s)

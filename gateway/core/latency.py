@@ -76,6 +76,10 @@ class PeakEwma:
         penalty_s = max(2.0 * self.value_s(now_s), elapsed_s, MIN_PENALTY_S)
         self.observe(min(penalty_s, max(MAX_PENALTY_S, elapsed_s)), now_s)
 
+    def forgive(self, typical_s: float) -> None:
+        """The backend has begun anew: its past counts for no more than what is typical of it."""
+        self._value_s = min(self._value_s, typical_s)
+
     def value_s(self, now_s: float) -> float:
         """The average now. An idle backend's bad memory fades, so that it is tried again."""
         if self._value_s == 0.0:

@@ -28,6 +28,8 @@ def plan_route(facts: RequestFacts, view: FleetView, now_s: float) -> Plan | She
     candidates: list[Candidate] = []
     for tier in serving.tiers:
         candidates.extend(tier.probes)
+        if not tier.clusters:
+            continue
         for cluster in view.cluster_policy(tier.clusters, facts.draw):
             seats = tier.seats[cluster.name]
             for backend in order_backends(tier.members[cluster.name], facts.draw, now_s):

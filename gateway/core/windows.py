@@ -65,6 +65,8 @@ class Tally:
             self._buckets[self._latest] = Counts(self._total, self._marked)
             self._total = self._marked = 0
         self._latest = int(now_s // self._bucket_s)
+        if (self._latest + 1) * self._bucket_s <= now_s:
+            self._latest += 1  # 1.0 // 0.1 is 9
         self._turns_at_s = (self._latest + 1) * self._bucket_s
         oldest = self._latest - BUCKETS + 1
         for number in [number for number in self._buckets if number < oldest]:

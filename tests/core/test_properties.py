@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.core.breaker import BreakerSettings
+from gateway.core.breaker import BreakerSettings, Circuit
 from gateway.core.fleet import (
     AttemptFinished,
     AttemptStarted,
@@ -24,7 +24,6 @@ from gateway.core.fleet import (
 from gateway.core.health import EngineMetricsSeen, EngineReading, ProbeReported, read_agent_words
 from gateway.core.model import (
     Backend,
-    Candidate,
     Cluster,
     HealthRules,
     Outcome,
@@ -40,6 +39,8 @@ from gateway.ports import Lease
 from gateway.state.memory import MemoryStore
 from tests.core.stories import TIERS
 
+# Two drops open a circuit, so that stories of forty steps see all of its states.
+EAGER = BreakerSettings(consecutive=2)
 MODELS = ("llama", "qwen", None)
 RULES = HealthRules(rise=1, fall=1)
 WORDS = ("", "ready 50%", "drain", "maxconn:1")
@@ -62,11 +63,6 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, ...]:
     return tuple(made)
 
 
-# Circuits that never open, and no backend that says it is full: those have a machine of their own.
-PATIENT = BreakerSettings(consecutive=10**6, min_samples=10**6)
-REASONS = [reason for reason in Reason if reason is not Reason.BACKEND_FULL]
-
-
 def serves(cluster: Cluster, model: str | None) -> bool:
     """The models drawn above, by hand."""
     return not cluster.models or model == "llama" or (model == "qwen" and "q*" in cluster.models)
@@ -87,18 +83,20 @@ class Gateway(RuleBasedStateMachine):
         # And what probes have said last: who is down, and each backend's own words.
         self.down: set[str] = set()
         self.words: dict[str, str] = {}
+        self.told_limits: dict[str, int] = {}
 
     def tell(self, event) -> None:
         for effect in self.fleet.apply(event, self.now_s):
             if isinstance(effect, SetLimits):
                 self.store.set_limits(effect.limits)
+                self.told_limits = dict(effect.limits)
 
     @initialize(made=clusters(), policy=st.sampled_from(("weight", "least_loaded")))
     def start(self, made, policy) -> None:
         self.clusters = made
-        self.tell(FleetConfigured(made, TIERS, policy, PATIENT))
+        self.tell(FleetConfigured(made, TIERS, policy, EAGER))
 
-    def undrained(self, model: str | None) -> dict[str, Backend]:
+    def allowed(self, model: str | None) -> dict[str, Backend]:
         """The backends that might get new work for `model`, in the order of the tiers."""
         return {
             backend.id: backend
@@ -109,30 +107,34 @@ class Gateway(RuleBasedStateMachine):
             if backend.id not in self.drained_until_s and self.words.get(backend.id) != "drain"
         }
 
-    def place(self, candidate: Candidate) -> tuple[bool, int]:
-        """Clusters of which most is down come last; else the tiers' order counts."""
-        return self.fleet.view.clusters[candidate.cluster].is_down, TIERS.index(candidate.tier)
-
     @rule(model=st.sampled_from(MODELS), draw=st.integers(0, 2**64 - 1), waits=st.booleans())
     def begin(self, model, draw, waits) -> None:
         plan = plan_route(RequestFacts(model, draw), self.fleet.view, self.now_s)
-        undrained = self.undrained(model)
-        allowed = {id_: backend for id_, backend in undrained.items() if id_ not in self.down} or undrained
+        allowed = self.allowed(model)
         if isinstance(plan, Shed):
             assert not allowed, "refused though somebody may serve it"
             known = any(serves(cluster, model) for cluster in self.clusters)
             assert plan.reason is (ShedReason.NO_BACKEND if known else ShedReason.MODEL_NOT_FOUND)
             return
-        ids = [candidate.backend.id for candidate in plan.candidates]
-        if plan.candidates[0].reason is PlanReason.PANIC:
-            assert set(ids) <= self.down, "in panic though somebody is healthy"
-            assert len({candidate.tier for candidate in plan.candidates}) == 1
-        else:
-            assert sorted(ids) == sorted(allowed), "not every open backend exactly once"
-        places = [self.place(candidate) for candidate in plan.candidates]
-        assert places == sorted(places), "a lower tier before a higher one"
-        assert all(c.backend == allowed[c.backend.id] for c in plan.candidates), "planned as it was once"
+        self.judge(plan, allowed)
         self.take(plan, waits)
+
+    def judge(self, plan: Plan, allowed: dict[str, Backend]) -> None:
+        """Circuits are taken as the fleet has them: what moves them is judged in test_breaker.py."""
+        ids = [candidate.backend.id for candidate in plan.candidates]
+        closed = {id_ for id_ in allowed if self.circuit(id_) is Circuit.CLOSED and id_ not in self.down}
+        assert len(set(ids)) == len(ids) and closed <= set(ids) <= set(allowed), "not every open one once"
+        assert all(c.backend == allowed[c.backend.id] for c in plan.candidates), "planned as it was once"
+        for candidate in plan.candidates:
+            if candidate.backend.id not in closed:
+                is_probe = candidate.is_probe and candidate.backend.id not in self.down
+                assert is_probe or (candidate.reason is PlanReason.PANIC and not closed)
+        down = {name for name, cluster in self.fleet.view.clusters.items() if cluster.is_down}
+        ranks = [TIERS.index(c.tier) for c in plan.candidates if c.is_probe or c.cluster not in down]
+        assert ranks == sorted(ranks), "a lower tier before a higher one"
+
+    def circuit(self, backend_id: str) -> Circuit:
+        return self.fleet.view.backends[backend_id].circuit
 
     def take(self, plan: Plan, waits: bool) -> None:
         free = [c for c in plan.candidates if self.has_slot(c.backend.id)]
@@ -140,27 +142,32 @@ class Gateway(RuleBasedStateMachine):
         if lease is None:
             assert not free, f"refused while {free[0].backend.id} had a slot"
             return
-        assert lease.candidate == free[0], "not the first with a slot: spilled past a free one"
-        self.tell(AttemptStarted(lease.candidate.backend.id))
+        candidate = lease.candidate
+        assert candidate == free[0], "not the first with a slot"
+        if not self.fleet.view.admits(candidate):
+            self.store.release(lease)
+            return
+        self.tell(AttemptStarted(candidate.backend.id, candidate.generation, 700))
         self.running.append((lease, plan))
 
     def has_slot(self, backend_id: str) -> bool:
+        """By the limits that the fleet has told, and those are within the configured ones."""
         limits = {backend.id: backend.limit for cluster in self.clusters for backend in cluster.backends}
-        limit = limits.get(backend_id, 0)
-        if self.words.get(backend_id) == "maxconn:1":
-            limit = min(limit, 1)
-        return self.at_work()[backend_id] < limit
+        assert self.told_limits.keys() == limits.keys()
+        assert all(1 <= self.told_limits[id_] <= limit for id_, limit in limits.items())
+        return self.at_work()[backend_id] < self.told_limits.get(backend_id, 0)
 
     def at_work(self) -> Counter[str]:
         return Counter(lease.candidate.backend.id for lease, _ in self.running)
 
     def settle(self, lease: Lease, reason: Reason) -> None:
         self.store.release(lease)
-        ttft_s = 0.2 if reason is Reason.COMPLETED else None
-        self.tell(AttemptFinished(lease.candidate.backend.id, Outcome.of(reason), ttft_s))
+        times = (0.2, None) if reason is Reason.COMPLETED else (None, 0.2)
+        candidate = lease.candidate
+        self.tell(AttemptFinished(candidate.backend.id, Outcome.of(reason), *times, candidate.generation))
 
     @precondition(lambda self: self.running)
-    @rule(at=st.integers(0), reason=st.sampled_from(REASONS), twice=st.booleans())
+    @rule(at=st.integers(0), reason=st.sampled_from(Reason), twice=st.booleans())
     def end(self, at, reason, twice) -> None:
         lease, _ = self.running.pop(at % len(self.running))
         self.settle(lease, reason)
@@ -173,6 +180,16 @@ class Gateway(RuleBasedStateMachine):
     def first_byte(self, at, ttft_s) -> None:
         lease, _ = self.running[at % len(self.running)]
         self.tell(FirstByteSeen(lease.candidate.backend.id, ttft_s))
+
+    @precondition(lambda self: self.running)
+    @rule(at=st.integers(0))
+    def all_fail(self, at) -> None:
+        """A backend breaks: whatever runs on it is lost."""
+        broken = self.running[at % len(self.running)][0].candidate.backend.id
+        for pair in [pair for pair in self.running if pair[0].candidate.backend.id == broken]:
+            self.running.remove(pair)
+            self.settle(pair[0], Reason.RESET)
+        self.forget_who_left()
 
     @precondition(lambda self: self.running)
     @rule(at=st.integers(0), waits=st.booleans())
@@ -231,7 +248,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(made=clusters())
     def reload(self, made) -> None:
         self.clusters = made
-        self.tell(FleetConfigured(made, TIERS, breaker=PATIENT))
+        self.tell(FleetConfigured(made, TIERS, breaker=EAGER))
         self.forget_who_left()
 
     def forget_who_left(self) -> None:
@@ -263,6 +280,7 @@ class Gateway(RuleBasedStateMachine):
             lease, _ = self.running.pop()
             self.settle(lease, Reason.CLIENT_LEFT)
         assert all(state.in_flight == 0 for state in self.fleet._states.values())
+        assert all(state.silence.waiting == 0 for state in self.fleet._states.values())
         assert all(self.store.leases_held(id_) == 0 for id_ in touched)
 
 
