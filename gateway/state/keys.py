@@ -4,7 +4,7 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
 
     spillway:{FLEET}:gateways        hash  GATEWAY -> "SEQ:EXPIRES_MS", the heartbeat of a live gateway;
                                            "!clock" -> NOW_MS, the fleet's clock: it follows the server's, but
-                                           in steps of at most 1.2 s, so a clock that is set buries nobody;
+                                           a leap of it, or its standing still, counts as 0.3 s and buries nobody;
                                            "!seen" -> the server's time at that; "!born" -> when this was made
     spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead
     spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};

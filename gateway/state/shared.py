@@ -43,8 +43,13 @@ ASK_AGAIN_S = 0.003
 SPILL_PATIENCE_S = 0.008
 # Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
 RECALL_PATIENCE_S = 0.020
-MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
+# When the store is back, all must have told what they hold before anybody gets what nobody seems to hold: the
+# longest back-off and the longest try together stay below TTL_S.
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
+# Who fails again so soon after it had recovered goes on with longer back-offs.
+STEADY_S = 10.0
 MAX_ASKS = 256
+CANCEL_AGAIN_S = 0.05
 
 
 _TIER = attrgetter("tier")
@@ -113,8 +118,10 @@ class SharedStore:
         self._started_exchange_s = float("-inf")
         self._latency_due_s = float("-inf")
         self._is_stopping = False
-        self._failures = 0
+        self._is_failing = False
+        self._strikes = 0
         self._backoff_s = 0.0
+        self._recovered_s = float("-inf")
         self._degraded_since_s: float | None = None
         self._trouble = ""
 
@@ -163,11 +170,11 @@ class SharedStore:
     async def stop(self) -> None:
         """Leaves the fleet: what is held here is free at once."""
         self._is_stopping = True
-        left = set(self._tasks)
-        while left:  # again and again: a client library in between may lose a cancellation
-            for task in left:
+        while running := [task for task in self._tasks if not task.done()]:
+            # More than once: redis-py 8.1 sometimes swallows a cancellation and returns as if nothing had been.
+            for task in running:
                 task.cancel()
-            _, left = await asyncio.wait(left, timeout=DEADLINE_S)
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
         self._tasks = []
         self._let_go_of_waiting(self._asks)
         with contextlib.suppress(LinkFailed):
@@ -244,7 +251,7 @@ class SharedStore:
         while not self._is_stopping:
             try:
                 await self._wait_until_due()
-                await self._exchange(FIRST_DEADLINE_S if self._failures else DEADLINE_S)
+                await self._exchange(FIRST_DEADLINE_S if self._is_failing else DEADLINE_S)
             except Exception:
                 # A mistake of ours must not end the heartbeat: the grants would be lost with it.
                 log.exception("the exchange with the store failed")
@@ -253,17 +260,17 @@ class SharedStore:
     async def _wait_until_due(self) -> None:
         while True:
             now_s = self._clock()
-            is_awake = self._wake.is_set() and not self._failures
+            is_awake = self._wake.is_set() and not self._is_failing
             due_s = self._started_exchange_s + self._pause_s(is_awake)
             if now_s >= due_s:
                 break
             # In degraded mode nobody is in a hurry: only the back-off counts.
-            wait_s = due_s - now_s if self._failures or is_awake else min(due_s - now_s, BUSY_TICK_S)
-            await self._nap(wait_s, can_be_woken=not is_awake and not self._failures)
+            wait_s = due_s - now_s if self._is_failing or is_awake else min(due_s - now_s, BUSY_TICK_S)
+            await self._nap(wait_s, can_be_woken=not is_awake and not self._is_failing)
         self._wake.clear()
 
     def _pause_s(self, is_awake: bool) -> float:
-        if self._failures:
+        if self._is_failing:
             return self._backoff_s
         if is_awake:
             return MIN_GAP_S
@@ -293,6 +300,10 @@ class SharedStore:
             raise
         now_s = self._clock()
         self._company.observe_exchange(now_s - message.sent_s, True)
+        if self._is_failing and now_s - message.sent_s > DEADLINE_S:
+            # It had more time because it had to connect. If answers take so long, the next one would fail again.
+            self._missed(LinkFailed("slow answers"), asks, deadline_s)
+            return
         self._took(message, wire.decode(raw), asks, now_s)
 
     def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
@@ -329,7 +340,7 @@ class SharedStore:
 
     def _missed(self, failed: LinkFailed, asks: list[_Waiting], deadline_s: float) -> None:
         stood_still = failed.is_timeout and self._clock() - self._started_exchange_s > 2 * deadline_s
-        if stood_still and self._failures == 0:
+        if stood_still and not self._is_failing:
             # It was this process that stood still, not the store: what it holds may be gone, so it asks anew.
             self._book.void()
             self._asks = asks + self._asks
@@ -340,8 +351,11 @@ class SharedStore:
 
     def _lose(self, reason: str) -> None:
         self._book.cut_off()
-        ceiling_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2**self._failures)
-        self._failures = min(self._failures + 1, 16)
+        if not self._is_failing and self._clock() - self._recovered_s > STEADY_S:
+            self._strikes = 0
+        self._is_failing = True
+        ceiling_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2**self._strikes)
+        self._strikes = min(self._strikes + 1, 16)
         self._backoff_s = max(ceiling_s * self._company.draw(), MIN_GAP_S)
         self._trouble = reason
         if self._degraded_since_s is None:
@@ -349,8 +363,9 @@ class SharedStore:
             log.warning("store: degraded, every gateway keeps its share of the limits (%s)", reason)
 
     def _recovered(self, now_s: float) -> None:
-        self._failures = 0
+        self._is_failing = False
         if self._degraded_since_s is not None:
+            self._recovered_s = now_s
             log.warning("store: back after %.1f s", now_s - self._degraded_since_s)
             self._degraded_since_s = None
 
@@ -358,11 +373,15 @@ class SharedStore:
 
     async def _listen(self) -> None:
         while not self._is_stopping:
-            with contextlib.suppress(LinkFailed):
+            try:
                 async with contextlib.aclosing(self._link.news()) as news:
                     async for raw in news:
                         self._hear(raw)
-            await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S / 5 * self._company.draw())
+            except LinkFailed:
+                pass  # the exchanges fail too, and say so
+            except Exception:
+                log.exception("listening to the store's news failed")
+            await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S * self._company.draw())
 
     def _hear(self, raw: bytes) -> None:
         try:

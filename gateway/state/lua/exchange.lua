@@ -25,8 +25,9 @@
 local request = cmsgpack.unpack(ARGV[1])
 local me = request.id
 local FIRST_GRANTS_KEY = 5
--- Live gateways call at least once a second. A longer step is a clock that was set, or a fleet that was away.
-local LONGEST_STEP_MS = 1200
+-- Live gateways call at least once a second. A longer step is a clock that was set, or all of us were away (the
+-- server stood still, say): then time goes on slowly, until everybody has had the time to come back.
+local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
 
 -- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
 local time = redis.call('TIME')
@@ -38,7 +39,8 @@ for i = 1, #stored, 2 do
   into[stored[i]] = stored[i + 1]
 end
 local seen_ms = tonumber(marks['!seen'] or server_ms)
-local step_ms = math.min(math.max(server_ms - seen_ms, 0), LONGEST_STEP_MS)
+local step_ms = math.max(server_ms - seen_ms, 0)
+if step_ms > LONGEST_STEP_MS then step_ms = AWAY_STEP_MS end
 local now_ms = tonumber(marks['!clock'] or server_ms) + step_ms
 
 -- Who is alive, me included from here on.
