@@ -26,6 +26,8 @@ from gateway.core.fleet import (
     Fleet,
     FleetConfigured,
     SetLimits,
+    ShareClosing,
+    ShareOpening,
     Ticked,
     Undrained,
     UnknownName,
@@ -94,6 +96,8 @@ class Gateway:
             match effect:
                 case SetLimits(limits):
                     self._store.set_limits(limits)
+                case ShareOpening() | ShareClosing():
+                    self._store.share_circuit(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:

@@ -19,11 +19,12 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.core.fleet import Event, LatencyHeard
+from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
 from gateway.ports import Clock, Lease, StoreHealth
 from gateway.state import wire
+from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import Ask, GrantBook, Message, Served
 from gateway.state.keys import Keys, NewsKind
@@ -40,9 +41,9 @@ FIRST_DEADLINE_S = 1.0
 # "Nobody has a slot" is asked again so often, and for so long, before a request spills: a slot that has just
 # come free elsewhere is on its way through the store.
 ASK_AGAIN_S = 0.003
-SPILL_PATIENCE_S = 0.008
+SPILL_PATIENCE_S = 0.015
 # Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
-RECALL_PATIENCE_S = 0.020
+RECALL_PATIENCE_S = 0.025
 # When the store is back, all must have told what they hold before anybody gets what nobody seems to hold: the
 # longest back-off and the longest try together stay below TTL_S.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
@@ -112,6 +113,7 @@ class SharedStore:
         self.gateway_id = token_hex(8)
         self._book = GrantBook(expected_gateways)
         self._drains = DrainMarks()
+        self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,7 +151,7 @@ class SharedStore:
     def release(self, lease: Lease) -> None:
         if not lease.is_released:
             lease.is_released = True
-            self._give_back(lease.candidate.backend.id)
+            self._give_back(lease.candidate)
 
     def leases_held(self, backend_id: str) -> int:
         slots = self._book.slots.get(backend_id)
@@ -171,7 +173,7 @@ class SharedStore:
         """Leaves the fleet: what is held here is free at once."""
         self._is_stopping = True
         while running := [task for task in self._tasks if not task.done()]:
-            # More than once: redis-py 8.1 sometimes swallows a cancellation and returns as if nothing had been.
+            # More than once: redis-py 8.1 sometimes swallows a cancellation and goes on.
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
@@ -190,6 +192,10 @@ class SharedStore:
             gateways=self._book.gateways,
         )
 
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        self._circuits.note(effect, self._clock())
+        self._wake.set()
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         self._drains.mark(name, for_s, self._clock())
         self._wake.set()
@@ -207,11 +213,11 @@ class SharedStore:
             if waiting.future.done() and not waiting.future.cancelled():
                 candidate = waiting.future.result()
                 if candidate is not None:
-                    self._give_back(candidate.backend.id)
+                    self._give_back(candidate)
             raise
 
-    def _give_back(self, backend_id: str) -> None:
-        if self._book.give_back(backend_id):
+    def _give_back(self, candidate: Candidate) -> None:
+        if self._book.give_back(candidate):
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
@@ -219,7 +225,7 @@ class SharedStore:
         future = waiting.future
         if served.candidate is not None:
             if future.done():
-                self._give_back(served.candidate.backend.id)
+                self._give_back(served.candidate)
             else:
                 future.set_result(served.candidate)
             return
@@ -287,23 +293,26 @@ class SharedStore:
     async def _exchange(self, deadline_s: float) -> None:
         asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]
         asks = [waiting for waiting in asks if not waiting.future.done()]
-        now_s = self._started_exchange_s = self._clock()
-        message = self._book.compose(tuple(waiting.ask for waiting in asks), now_s)
         try:
-            raw = await self._link.exchange(*self._on_wire(message), deadline_s)
+            await self._carry(asks, deadline_s)
         except LinkFailed as failed:
-            self._company.observe_exchange(self._clock() - now_s, False)
+            self._company.observe_exchange(self._clock() - self._started_exchange_s, False)
             self._missed(failed, asks, deadline_s)
-            return
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or a mistake of ours: nobody may be left waiting for an answer that never comes.
             self._let_go_of_waiting(asks)
             raise
+
+    async def _carry(self, asks: list[_Waiting], deadline_s: float) -> None:
+        """Raises LinkFailed."""
+        sent_s = self._started_exchange_s = self._clock()
+        message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s)
+        raw = await self._link.exchange(*self._on_wire(message), deadline_s)
         now_s = self._clock()
-        self._company.observe_exchange(now_s - message.sent_s, True)
-        if self._is_failing and now_s - message.sent_s > DEADLINE_S:
-            # It had more time because it had to connect. If answers take so long, the next one would fail again.
-            self._missed(LinkFailed("slow answers"), asks, deadline_s)
-            return
+        if self._is_failing and now_s - sent_s > DEADLINE_S:
+            # It had more time because it had to connect; the next one would be too late again.
+            raise LinkFailed("slow answers")
+        self._company.observe_exchange(now_s - sent_s, True)
         self._took(message, wire.decode(raw), asks, now_s)
 
     def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
@@ -318,7 +327,8 @@ class SharedStore:
             self._settle(waiting, one, now_s)
         if self._asks:
             self._wake.set()
-        for event in self._drains.heard(reply.drains_left_ms, now_s):
+        self._circuits.told()
+        for event in (*self._drains.heard(reply.drains_left_ms, now_s), *reply.openings):
             self._company.apply(event)
         for backend_id, summary in reply.latencies.items():
             self._company.apply(LatencyHeard(backend_id, summary))
@@ -328,7 +338,10 @@ class SharedStore:
         if message.sent_s >= self._latency_due_s:
             self._latency_due_s = message.sent_s + IDLE_TICK_S
             latency = self._company.latencies()
+        openings, closings = self._circuits.to_tell(message.sent_s)
         extras = wire.Extras(
+            openings=openings,
+            closings=closings,
             is_leaving=is_leaving,
             drains=self._drains.to_tell(message.sent_s),
             known_drains=self._drains.known(message.sent_s) if message.is_full else (),
@@ -391,8 +404,15 @@ class SharedStore:
             return
         if sender == self.gateway_id:
             return
-        if kind == NewsKind.RECALL and rest:
+        if kind == NewsKind.RECALL:
             if self._book.recall(map(self._keys.backend_of, rest[0]), self._clock()):
                 self._wake.set()
         elif kind == NewsKind.DRAINS:
             self._wake.set()
+        elif kind == NewsKind.CIRCUITS:
+            openings, closings = rest
+            for opening in openings:
+                if (event := opening_heard(sender, tuple(opening))) is not None:
+                    self._company.apply(event)
+            for backend_id in closings:
+                self._company.apply(ClosingShared(sender, backend_id))
