@@ -25,7 +25,10 @@ from gateway.core.fleet import (
     Event,
     Fleet,
     FleetConfigured,
+    SendSyntheticProbe,
     SetLimits,
+    ShareClosing,
+    ShareOpening,
     Ticked,
     Undrained,
     UnknownName,
@@ -94,6 +97,10 @@ class Gateway:
             match effect:
                 case SetLimits(limits):
                     self._store.set_limits(limits)
+                case SendSyntheticProbe(backend_id, generation):
+                    self._health.try_half_open(backend_id, generation)
+                case ShareOpening() | ShareClosing():
+                    self._store.share_circuit(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:
@@ -168,7 +175,7 @@ class Gateway:
             self._access_log.close()
 
     def _tick(self) -> None:
-        self.apply(Ticked())
+        self.apply(Ticked(getrandbits(64)))
         if not self._stopped.is_set():
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 

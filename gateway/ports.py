@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Candidate, Outcome, Plan, Reason
 
 
@@ -51,6 +52,9 @@ class StateStore(Protocol):
     def health(self) -> StoreHealth:
         """Known without asking anybody."""
 
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        """Tells other gateways at once that a circuit has opened here, or has closed again."""
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         """Tells other gateways of a drain of a cluster or backend (inf: without an end; None: it is over)."""
 
@@ -62,6 +66,9 @@ class StateStore(Protocol):
 
     async def lease(self, plan: Plan) -> Lease | None:
         """A lease on the FIRST candidate with room; None when no candidate has any.
+
+        A candidate that `is_probe` has room only while its backend's one probe permit is free in the whole
+        fleet; the lease holds both.
 
         Cancelled while waiting, it leaves no slot taken.
         """

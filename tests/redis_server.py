@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sysconfig
 import time
@@ -23,20 +24,32 @@ def binary() -> str:
     return found
 
 
-class RedisServer:
-    """One server on a unix socket in `folder`; it can be killed, stopped and started again."""
+def free_port() -> int:
+    """A TCP port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
-    def __init__(self, folder: Path) -> None:
+
+class RedisServer:
+    """One server on a unix socket in `folder`; it can be killed, stopped and started again.
+
+    `settings` are of the server, such as port=6379; without a port it listens on no other address.
+    """
+
+    def __init__(self, folder: Path, **settings: str | int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._settings = {"port": 0, "save": "", "appendonly": "no", **settings}
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         log = (self._folder / "redis.log").open("ab")
-        arguments = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        more = [word for key, value in self._settings.items() for word in (f"--{key}", str(value))]
         self._process = subprocess.Popen(
-            [binary(), *arguments, "--dir", str(self._folder)],
+            [binary(), "--unixsocket", str(self.socket), "--dir", str(self._folder), *more],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -72,8 +85,8 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[RedisServer]:
-    server = RedisServer(folder)
+def running_redis(folder: Path, **settings: str | int) -> Iterator[RedisServer]:
+    server = RedisServer(folder, **settings)
     server.start()
     try:
         yield server

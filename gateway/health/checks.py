@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 
@@ -29,22 +30,28 @@ class HealthChecks:
         self._probes = self._rounds(self._probe)
         self._completions = self._rounds(self._complete)
         self._readings = self._rounds(self._read)
+        self._targets: dict[str, Target] = {}
+        self._trials: set[asyncio.Task[None]] = set()
 
     def _rounds(self, do: Do) -> Rounds:
         return Rounds(do, self._around.clock, self._around.draw, MAX_AT_ONCE)
+
+    def _client_now(self) -> HealthClient:
+        """Made when somebody is asked for the first time."""
+        if self._client is None:
+            self._client = HealthClient()
+            self._synthetic = SyntheticProber(self._client, self._around)
+        return self._client
 
     def follow(self, targets: Iterable[Target]) -> None:
         """Backends that have joined are asked from now on, those that have left no longer.
 
         Needs the running loop. Raises OSError for certificates that can't be loaded.
         """
-        targets = tuple(targets)
-        if targets and self._client is None:
-            self._client = HealthClient()
-            self._synthetic = SyntheticProber(self._client, self._around)
+        self._targets = {target.backend_id: target for target in targets}
+        targets = [target for target in self._targets.values() if target.is_asked]
         for target in targets:
-            assert self._client is not None
-            self._client.context(target.endpoint)
+            self._client_now().context(target.endpoint)
         self._probes.follow(
             {t.backend_id: Round(t, t.health.interval_s) for t in targets if t.health is not None}
         )
@@ -67,9 +74,23 @@ class HealthChecks:
         """Ends what is under way. Stopping twice is the same as once."""
         for rounds in (self._probes, self._completions, self._readings):
             await rounds.stop()
+        for trial in self._trials:
+            trial.cancel()
+        await asyncio.gather(*self._trials, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def try_half_open(self, backend_id: str, generation: int) -> None:
+        """The core's SendSyntheticProbe: one completion, if the fleet's one probe permit is to be had."""
+        target = self._targets.get(backend_id)
+        if target is None:
+            return
+        self._client_now().context(target.endpoint)
+        assert self._synthetic is not None
+        trial = asyncio.get_running_loop().create_task(self._synthetic.try_half_open(target, generation))
+        self._trials.add(trial)
+        trial.add_done_callback(self._trials.discard)
 
     async def _probe(self, target: Target) -> None:
         assert self._client is not None and target.health is not None

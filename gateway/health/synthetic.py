@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 
 from gateway.config.schema import SyntheticConfig
+from gateway.core.breaker import Circuit
+from gateway.core.fleet import AttemptFinished, AttemptStarted
 from gateway.core.health import SyntheticProbeReported
-from gateway.core.model import Candidate, Outcome, Plan, PlanReason, Reason
+from gateway.core.model import SUCCESS, Candidate, Outcome, Plan, PlanReason, Reason
 from gateway.core.retries import reason_of_status
 from gateway.health.client import Ask, AskFailed, HealthClient
 from gateway.health.targets import Surroundings, Target
@@ -43,6 +45,42 @@ class SyntheticProber:
             self._around.store.release(lease)
         return SyntheticProbeReported(target.backend_id, outcome)
 
+    async def try_half_open(self, target: Target, generation: int) -> None:
+        """The trial of a half-open circuit, told to the fleet as an attempt like any other."""
+        around, backend_id = self._around, target.backend_id
+        plan = self._trial_plan(target, generation)
+        lease = await around.store.lease(plan) if plan is not None else None
+        if lease is None:
+            return
+        if not around.view.admits(lease.candidate):
+            around.store.release(lease)
+            return
+        began_s = around.clock()
+        around.apply(AttemptStarted(backend_id, generation))
+        outcome = Outcome.of(Reason.SHUTDOWN)
+        try:
+            synthetic = target.health.synthetic if target.health is not None else None
+            outcome = await self.complete(target, synthetic or SyntheticConfig())
+        finally:
+            around.store.release(lease)
+            took_s = around.clock() - began_s
+            ttft_s, elapsed_s = (took_s, None) if outcome is SUCCESS else (None, took_s)
+            around.apply(AttemptFinished(backend_id, outcome, ttft_s, elapsed_s, generation))
+
+    def _trial_plan(self, target: Target, generation: int) -> Plan | None:
+        state = self._around.view.backends.get(target.backend_id)
+        if state is None:
+            return None
+        seat = Candidate(
+            state.backend,
+            target.cluster,
+            target.tier,
+            PlanReason.PROBE,
+            generation=generation,
+            is_probe=True,
+        )
+        return Plan((seat,), target.tier)
+
     async def complete(self, target: Target, synthetic: SyntheticConfig) -> Outcome:
         """One completion, for whoever holds a slot for it: never raises for what a backend may do."""
         try:
@@ -58,6 +96,8 @@ class SyntheticProber:
             return None
         if cluster.drained_until_s is not None or state.drained_until_s is not None:
             return None
+        if state.circuit is not Circuit.CLOSED:
+            return None  # the one probe of a half-open circuit is sent when the core asks for it
         seat = Candidate(state.backend, target.cluster, target.tier, PlanReason.FIRST_CHOICE)
         return Plan((seat,), target.tier)
 

@@ -35,17 +35,21 @@ class Target:
     model: str | None = None
 
     @property
+    def is_asked(self) -> bool:
+        """Whether the configuration wants it asked from time to time."""
+        return self.health is not None or self.engine_metrics is not None
+
+    @property
     def backend_id(self) -> str:
         return self.endpoint.backend_id
 
 
 def targets_of(config: Config) -> tuple[Target, ...]:
-    """Every backend that the configuration wants asked."""
+    """Every backend: those the configuration wants asked, and all others for the trial of their circuit."""
     endpoints = endpoints_of(config)
     return tuple(
         _target(config, cluster, endpoints[backend_id(cluster, backend)])
         for cluster in config.clusters
-        if cluster.health is not None or cluster.engine_metrics is not None
         for backend in cluster.backends
     )
 
@@ -59,7 +63,7 @@ def _target(config: Config, cluster: ClusterConfig, endpoint: BackendEndpoint) -
         connect_s=config.timeouts.connect_s,
         health=cluster.health,
         engine_metrics=cluster.engine_metrics,
-        model=(synthetic.model or _plain_model(cluster.models)) if synthetic is not None else None,
+        model=(synthetic.model if synthetic is not None else None) or _plain_model(cluster.models),
     )
 
 

@@ -42,6 +42,11 @@ class Ask:
         self.candidates = candidates
 
 
+def permit_of(backend_id: str) -> str:
+    """The probe permit of a backend: arbitrated like a backend with one slot."""
+    return f"{backend_id}#probe"
+
+
 class Message(NamedTuple):
     """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
 
@@ -58,11 +63,18 @@ class Message(NamedTuple):
     asks: tuple[Ask, ...]
 
     @property
-    def ask_indexes(self) -> list[list[int]]:
+    def ask_indexes(self) -> list[list[int | list[int]]]:
         """For each ask the reports of its candidates, counted from 1; one that left meanwhile has none."""
         index_of = {backend_id: at for at, backend_id in enumerate(self.backend_ids, 1)}
         return [
-            [index_of[c.backend.id] for c in ask.candidates if c.backend.id in index_of] for ask in self.asks
+            [
+                [index_of[c.backend.id], index_of[permit_of(c.backend.id)]]
+                if c.is_probe
+                else index_of[c.backend.id]
+                for c in ask.candidates
+                if c.backend.id in index_of
+            ]
+            for ask in self.asks
         ]
 
 
@@ -115,14 +127,16 @@ class Slots:
         "granted",
         "idle_elsewhere",
         "in_use",
+        "is_permit",
         "is_told",
         "limit",
         "rate_per_s",
         "share",
     )
 
-    def __init__(self) -> None:
-        self.limit = 0
+    def __init__(self, *, is_permit: bool = False) -> None:
+        self.is_permit = is_permit
+        self.limit = 1 if is_permit else 0
         self.in_use = 0
         self.granted = 0
         self.allowance = 0
@@ -147,7 +161,7 @@ class Slots:
 
     def reserve(self, now_s: float) -> int:
         """How many slots this gateway would like to hold idle."""
-        if self.limit == 0 or now_s < self.contended_until_s:
+        if self.limit == 0 or self.is_permit or now_s < self.contended_until_s:
             return 0
         wanted = ceil(self.rate_per_s * RESERVE_S) + 1
         return wanted if self.share is None else min(wanted, self.plenty)
@@ -189,12 +203,12 @@ class GrantBook:
             slots = slots_of.get(candidate.backend.id)
             if slots is None:
                 continue
-            if slots.in_use < slots.allowance:
+            if slots.in_use < slots.allowance and (not candidate.is_probe or self._takes_permit(candidate)):
                 slots.in_use += 1
                 slots.arrivals += 1
                 slots.is_told = False
                 return candidate
-            if not self.is_cut_off and slots.granted < slots.limit:
+            if not self.is_cut_off and not self._is_ours_alone(candidate, slots):
                 return None
         return None
 
@@ -208,11 +222,11 @@ class GrantBook:
             slots = self.slots.get(candidate.backend.id)
             if slots is None or slots.limit == 0:
                 continue
-            if slots.in_use < slots.allowance and not is_fenced:
+            if slots.in_use < slots.allowance and not is_fenced and not candidate.is_probe:
                 break
             if not asked:
                 slots.arrivals += 1
-            if is_fenced or slots.granted < slots.limit:
+            if is_fenced or not self._is_ours_alone(candidate, slots):
                 asked.append(candidate)
         return Ask(tuple(asked)) if asked else None
 
@@ -222,14 +236,23 @@ class GrantBook:
             return None
         for candidate in candidates:
             slots = self.slots.get(candidate.backend.id)
-            if slots is not None and slots.in_use < slots.allowance:
+            if (
+                slots is not None
+                and slots.in_use < slots.allowance
+                and (not candidate.is_probe or self._takes_permit(candidate))
+            ):
                 slots.in_use += 1
                 slots.is_told = False
                 return candidate
         return None
 
-    def give_back(self, backend_id: str) -> bool:
+    def give_back(self, candidate: Candidate) -> bool:
         """A slot is not used any more. True: the fleet is short of it and should be told at once."""
+        backend_id = candidate.backend.id
+        is_urgent = self._frees_one(backend_id)
+        return self._frees_one(permit_of(backend_id)) or is_urgent if candidate.is_probe else is_urgent
+
+    def _frees_one(self, backend_id: str) -> bool:
         slots = self.slots[backend_id]
         assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
         slots.in_use -= 1
@@ -238,6 +261,28 @@ class GrantBook:
             # It left the configuration; the fleet still has to hear of it.
             return True
         return slots.plenty == 0 and not self.is_cut_off
+
+    def _permit(self, candidate: Candidate) -> Slots:
+        permit_id = permit_of(candidate.backend.id)
+        permit = self.slots.get(permit_id)
+        if permit is None:
+            permit = self.slots[permit_id] = Slots(is_permit=True)
+            self._work_out_allowances()
+        return permit
+
+    def _takes_permit(self, candidate: Candidate) -> bool:
+        permit = self._permit(candidate)
+        if permit.in_use >= permit.allowance:
+            return False
+        permit.in_use += 1
+        permit.is_told = False
+        return True
+
+    def _is_ours_alone(self, candidate: Candidate, slots: Slots) -> bool:
+        """Whether nobody need be asked: all slots there are, or the one permit, are in use here."""
+        if slots.granted >= slots.limit and slots.in_use >= slots.granted:
+            return True
+        return candidate.is_probe and self._permit(candidate).in_use > 0
 
     # --- exchanges -----------------------------------------------------------------------------------
 
@@ -248,7 +293,7 @@ class GrantBook:
             slots.limit = limit
             slots.is_told = False
         for backend_id, slots in self.slots.items():
-            if backend_id not in limits:
+            if backend_id not in limits and not slots.is_permit:
                 slots.limit = 0
                 slots.is_told = False
         self._work_out_allowances()
@@ -259,6 +304,8 @@ class GrantBook:
     def compose(self, asks: tuple[Ask, ...], now_s: float) -> Message:
         """The next message. From here on what it gives back is not ours, whether it arrives or not."""
         self._measure_arrivals(now_s)
+        for probe in (c for ask in asks for c in ask.candidates if c.is_probe):
+            self._permit(probe)
         self._seq += 1
         is_full = not self._is_known or now_s >= self.valid_until_s
         ids = tuple(self.slots) if is_full else self._worth_telling(asks)
@@ -339,8 +386,9 @@ class GrantBook:
     def _serve(self, ask: Ask, index: int, message: Message, now_s: float) -> Served:
         if index:
             candidate = next(c for c in ask.candidates if c.backend.id == message.backend_ids[index - 1])
-            slots = self.slots[candidate.backend.id]
-            slots.in_use += 1
+            self.slots[candidate.backend.id].in_use += 1
+            if candidate.is_probe:
+                self._permit(candidate).in_use += 1
             return Served(ask, candidate, is_idle_elsewhere=False)
         is_idle_elsewhere = False
         for candidate in ask.candidates:
@@ -352,7 +400,9 @@ class GrantBook:
 
     def _worth_telling(self, asks: tuple[Ask, ...]) -> tuple[str, ...]:
         """Backends with news or asked for, and a few of the others in turn."""
-        wanted = {candidate.backend.id: None for ask in asks for candidate in ask.candidates}
+        asked = [c for ask in asks for c in ask.candidates if c.backend.id in self.slots]
+        wanted = {candidate.backend.id: None for candidate in asked}
+        wanted |= {permit_of(c.backend.id): None for c in asked if c.is_probe}
         wanted |= {backend_id: None for backend_id, slots in self.slots.items() if not slots.is_told}
         if not wanted:
             everybody = list(self.slots)
@@ -385,6 +435,8 @@ class GrantBook:
 
     def _forget_who_left(self) -> None:
         for backend_id in [
-            id_ for id_, s in self.slots.items() if s.limit == 0 and s.in_use == 0 and s.is_told
+            id_
+            for id_, s in self.slots.items()
+            if (s.limit == 0 or (s.is_permit and s.granted == 0)) and s.in_use == 0 and s.is_told
         ]:
             del self.slots[backend_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
 from gateway.ports import Lease, StoreHealth
 
@@ -17,6 +18,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
+        self._probed: set[str] = set()  # whose one probe permit is out
 
     async def start(self) -> None:
         pass
@@ -26,6 +28,9 @@ class MemoryStore:
 
     def health(self) -> StoreHealth:
         return StoreHealth()
+
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        pass
 
     def share_drain(self, name: str, for_s: float | None) -> None:
         pass  # there is nobody to tell
@@ -39,6 +44,10 @@ class MemoryStore:
             backend_id = candidate.backend.id
             count = held.get(backend_id, 0)
             if count < limits.get(backend_id, 0):
+                if candidate.is_probe:
+                    if backend_id in self._probed:
+                        continue
+                    self._probed.add(backend_id)
                 held[backend_id] = count + 1
                 return Lease(candidate)
         return None
@@ -51,6 +60,8 @@ class MemoryStore:
             return
         lease.is_released = True
         backend_id = lease.candidate.backend.id
+        if lease.candidate.is_probe:
+            self._probed.discard(backend_id)
         left = self._held[backend_id] - 1
         if left:
             self._held[backend_id] = left

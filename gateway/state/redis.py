@@ -12,13 +12,14 @@ import ssl
 from collections.abc import AsyncGenerator, Sequence
 from importlib.resources import files
 from typing import Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 
 from gateway.state.shared import LinkFailed
 
@@ -93,6 +94,9 @@ def _brief(exc: BaseException) -> str:
     """What went wrong, in a line without addresses or credentials."""
     text = str(exc).split("\n", 1)[0]
     kind = type(exc).__name__
+    if isinstance(exc, AuthenticationError) or "authenticated" in text:
+        # Under RESP3 a missing password comes as a plain error about HELLO.
+        return "AuthenticationError: the user or password is refused"
     # Messages of the server begin with a code (OOM, READONLY, NOAUTH, BUSY ...); those of sockets name hosts.
     code = text.split(" ", 1)[0]
     return f"{kind}: {code}" if code.isupper() and code.isascii() else kind
@@ -108,27 +112,35 @@ def _client_of(url: str) -> Any:
         "retry": Retry(NoBackoff(), 0),
     }
     if kind == "sentinel":
-        return _sentinel_client(parts.netloc, parts.path, scheme == "rediss", settings)
+        return _sentinel_client(parts, scheme == "rediss", settings)
     plain_url = urlunsplit(parts._replace(scheme=scheme))
     if kind == "cluster":
-        return RedisCluster.from_url(plain_url, cluster_error_retry_attempts=0, **settings)
+        return RedisCluster.from_url(plain_url, **settings)
     return Redis.from_url(plain_url, **settings)
 
 
-def _sentinel_client(netloc: str, path: str, is_tls: bool, settings: dict[str, Any]) -> Any:
-    credentials, _, hosts = netloc.rpartition("@")
+def _sentinel_client(parts: SplitResult, is_tls: bool, settings: dict[str, Any]) -> Any:
+    """The options of the query, such as ssl_ca_certs, are for the sentinels and the server alike."""
+    credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    service, _, database = path.strip("/").partition("/")
-    sentinels = []
-    for host in hosts.split(","):
-        name, colon, port = host.rpartition(":")
-        sentinels.append((name, int(port)) if colon else (host, SENTINEL_PORT))
-    sentinel: Any = cast(Any, Sentinel)(sentinels, sentinel_kwargs={**settings, "ssl": is_tls})
+    service, _, database = parts.path.strip("/").partition("/")
+    if is_tls:
+        options = parse_url(f"rediss:///?{parts.query}")
+        settings = {**options, **settings, "ssl": True}
+        settings.pop("connection_class")
+    sentinel: Any = cast(Any, Sentinel)(
+        [_sentinel_address(host) for host in hosts.split(",")], sentinel_kwargs=dict(settings)
+    )
     return sentinel.master_for(
         service,
         db=int(database or 0),
-        username=user or None,
-        password=password or None,
-        ssl=is_tls,
+        username=unquote(user) or None,
+        password=unquote(password) or None,
         **settings,
     )
+
+
+def _sentinel_address(place: str) -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]` or `[v6]:port`."""
+    found = urlsplit(f"//{place}")
+    return found.hostname or "", found.port or SENTINEL_PORT

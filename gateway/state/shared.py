@@ -19,11 +19,12 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.core.fleet import Event, LatencyHeard
+from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
 from gateway.ports import Clock, Lease, StoreHealth
 from gateway.state import wire
+from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import Ask, GrantBook, Message, Served
 from gateway.state.keys import Keys, NewsKind
@@ -40,11 +41,16 @@ FIRST_DEADLINE_S = 1.0
 # "Nobody has a slot" is asked again so often, and for so long, before a request spills: a slot that has just
 # come free elsewhere is on its way through the store.
 ASK_AGAIN_S = 0.003
-SPILL_PATIENCE_S = 0.008
+SPILL_PATIENCE_S = 0.015
 # Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
-RECALL_PATIENCE_S = 0.020
-MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
+RECALL_PATIENCE_S = 0.025
+# When the store is back, all must have told what they hold before anybody gets what nobody seems to hold: the
+# longest back-off and the longest try together stay below TTL_S.
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
+# Who fails again so soon after it had recovered goes on with longer back-offs.
+STEADY_S = 10.0
 MAX_ASKS = 256
+CANCEL_AGAIN_S = 0.05
 
 
 _TIER = attrgetter("tier")
@@ -107,14 +113,17 @@ class SharedStore:
         self.gateway_id = token_hex(8)
         self._book = GrantBook(expected_gateways)
         self._drains = DrainMarks()
+        self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
         self._latency_due_s = float("-inf")
         self._is_stopping = False
-        self._failures = 0
+        self._is_failing = False
+        self._strikes = 0
         self._backoff_s = 0.0
+        self._recovered_s = float("-inf")
         self._degraded_since_s: float | None = None
         self._trouble = ""
 
@@ -142,7 +151,7 @@ class SharedStore:
     def release(self, lease: Lease) -> None:
         if not lease.is_released:
             lease.is_released = True
-            self._give_back(lease.candidate.backend.id)
+            self._give_back(lease.candidate)
 
     def leases_held(self, backend_id: str) -> int:
         slots = self._book.slots.get(backend_id)
@@ -163,11 +172,11 @@ class SharedStore:
     async def stop(self) -> None:
         """Leaves the fleet: what is held here is free at once."""
         self._is_stopping = True
-        left = set(self._tasks)
-        while left:  # again and again: a client library in between may lose a cancellation
-            for task in left:
+        while running := [task for task in self._tasks if not task.done()]:
+            # More than once: redis-py 8.1 sometimes swallows a cancellation and goes on.
+            for task in running:
                 task.cancel()
-            _, left = await asyncio.wait(left, timeout=DEADLINE_S)
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
         self._tasks = []
         self._let_go_of_waiting(self._asks)
         with contextlib.suppress(LinkFailed):
@@ -182,6 +191,10 @@ class SharedStore:
             detail=self._trouble if since_s is not None else "",
             gateways=self._book.gateways,
         )
+
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        self._circuits.note(effect, self._clock())
+        self._wake.set()
 
     def share_drain(self, name: str, for_s: float | None) -> None:
         self._drains.mark(name, for_s, self._clock())
@@ -200,11 +213,11 @@ class SharedStore:
             if waiting.future.done() and not waiting.future.cancelled():
                 candidate = waiting.future.result()
                 if candidate is not None:
-                    self._give_back(candidate.backend.id)
+                    self._give_back(candidate)
             raise
 
-    def _give_back(self, backend_id: str) -> None:
-        if self._book.give_back(backend_id):
+    def _give_back(self, candidate: Candidate) -> None:
+        if self._book.give_back(candidate):
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
@@ -212,7 +225,7 @@ class SharedStore:
         future = waiting.future
         if served.candidate is not None:
             if future.done():
-                self._give_back(served.candidate.backend.id)
+                self._give_back(served.candidate)
             else:
                 future.set_result(served.candidate)
             return
@@ -244,7 +257,7 @@ class SharedStore:
         while not self._is_stopping:
             try:
                 await self._wait_until_due()
-                await self._exchange(FIRST_DEADLINE_S if self._failures else DEADLINE_S)
+                await self._exchange(FIRST_DEADLINE_S if self._is_failing else DEADLINE_S)
             except Exception:
                 # A mistake of ours must not end the heartbeat: the grants would be lost with it.
                 log.exception("the exchange with the store failed")
@@ -253,17 +266,17 @@ class SharedStore:
     async def _wait_until_due(self) -> None:
         while True:
             now_s = self._clock()
-            is_awake = self._wake.is_set() and not self._failures
+            is_awake = self._wake.is_set() and not self._is_failing
             due_s = self._started_exchange_s + self._pause_s(is_awake)
             if now_s >= due_s:
                 break
             # In degraded mode nobody is in a hurry: only the back-off counts.
-            wait_s = due_s - now_s if self._failures or is_awake else min(due_s - now_s, BUSY_TICK_S)
-            await self._nap(wait_s, can_be_woken=not is_awake and not self._failures)
+            wait_s = due_s - now_s if self._is_failing or is_awake else min(due_s - now_s, BUSY_TICK_S)
+            await self._nap(wait_s, can_be_woken=not is_awake and not self._is_failing)
         self._wake.clear()
 
     def _pause_s(self, is_awake: bool) -> float:
-        if self._failures:
+        if self._is_failing:
             return self._backoff_s
         if is_awake:
             return MIN_GAP_S
@@ -280,19 +293,26 @@ class SharedStore:
     async def _exchange(self, deadline_s: float) -> None:
         asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]
         asks = [waiting for waiting in asks if not waiting.future.done()]
-        now_s = self._started_exchange_s = self._clock()
-        message = self._book.compose(tuple(waiting.ask for waiting in asks), now_s)
         try:
-            raw = await self._link.exchange(*self._on_wire(message), deadline_s)
+            await self._carry(asks, deadline_s)
         except LinkFailed as failed:
-            self._company.observe_exchange(self._clock() - now_s, False)
+            self._company.observe_exchange(self._clock() - self._started_exchange_s, False)
             self._missed(failed, asks, deadline_s)
-            return
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or a mistake of ours: nobody may be left waiting for an answer that never comes.
             self._let_go_of_waiting(asks)
             raise
+
+    async def _carry(self, asks: list[_Waiting], deadline_s: float) -> None:
+        """Raises LinkFailed."""
+        sent_s = self._started_exchange_s = self._clock()
+        message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s)
+        raw = await self._link.exchange(*self._on_wire(message), deadline_s)
         now_s = self._clock()
-        self._company.observe_exchange(now_s - message.sent_s, True)
+        if self._is_failing and now_s - sent_s > DEADLINE_S:
+            # It had more time because it had to connect; the next one would be too late again.
+            raise LinkFailed("slow answers")
+        self._company.observe_exchange(now_s - sent_s, True)
         self._took(message, wire.decode(raw), asks, now_s)
 
     def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
@@ -307,7 +327,8 @@ class SharedStore:
             self._settle(waiting, one, now_s)
         if self._asks:
             self._wake.set()
-        for event in self._drains.heard(reply.drains_left_ms, now_s):
+        self._circuits.told()
+        for event in (*self._drains.heard(reply.drains_left_ms, now_s), *reply.openings):
             self._company.apply(event)
         for backend_id, summary in reply.latencies.items():
             self._company.apply(LatencyHeard(backend_id, summary))
@@ -317,7 +338,10 @@ class SharedStore:
         if message.sent_s >= self._latency_due_s:
             self._latency_due_s = message.sent_s + IDLE_TICK_S
             latency = self._company.latencies()
+        openings, closings = self._circuits.to_tell(message.sent_s)
         extras = wire.Extras(
+            openings=openings,
+            closings=closings,
             is_leaving=is_leaving,
             drains=self._drains.to_tell(message.sent_s),
             known_drains=self._drains.known(message.sent_s) if message.is_full else (),
@@ -329,7 +353,7 @@ class SharedStore:
 
     def _missed(self, failed: LinkFailed, asks: list[_Waiting], deadline_s: float) -> None:
         stood_still = failed.is_timeout and self._clock() - self._started_exchange_s > 2 * deadline_s
-        if stood_still and self._failures == 0:
+        if stood_still and not self._is_failing:
             # It was this process that stood still, not the store: what it holds may be gone, so it asks anew.
             self._book.void()
             self._asks = asks + self._asks
@@ -340,8 +364,11 @@ class SharedStore:
 
     def _lose(self, reason: str) -> None:
         self._book.cut_off()
-        ceiling_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2**self._failures)
-        self._failures = min(self._failures + 1, 16)
+        if not self._is_failing and self._clock() - self._recovered_s > STEADY_S:
+            self._strikes = 0
+        self._is_failing = True
+        ceiling_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2**self._strikes)
+        self._strikes = min(self._strikes + 1, 16)
         self._backoff_s = max(ceiling_s * self._company.draw(), MIN_GAP_S)
         self._trouble = reason
         if self._degraded_since_s is None:
@@ -349,8 +376,9 @@ class SharedStore:
             log.warning("store: degraded, every gateway keeps its share of the limits (%s)", reason)
 
     def _recovered(self, now_s: float) -> None:
-        self._failures = 0
+        self._is_failing = False
         if self._degraded_since_s is not None:
+            self._recovered_s = now_s
             log.warning("store: back after %.1f s", now_s - self._degraded_since_s)
             self._degraded_since_s = None
 
@@ -358,11 +386,15 @@ class SharedStore:
 
     async def _listen(self) -> None:
         while not self._is_stopping:
-            with contextlib.suppress(LinkFailed):
+            try:
                 async with contextlib.aclosing(self._link.news()) as news:
                     async for raw in news:
                         self._hear(raw)
-            await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S / 5 * self._company.draw())
+            except LinkFailed:
+                pass  # the exchanges fail too, and say so
+            except Exception:
+                log.exception("listening to the store's news failed")
+            await asyncio.sleep(MIN_BACKOFF_S + MAX_BACKOFF_S * self._company.draw())
 
     def _hear(self, raw: bytes) -> None:
         try:
@@ -372,8 +404,15 @@ class SharedStore:
             return
         if sender == self.gateway_id:
             return
-        if kind == NewsKind.RECALL and rest:
+        if kind == NewsKind.RECALL:
             if self._book.recall(map(self._keys.backend_of, rest[0]), self._clock()):
                 self._wake.set()
         elif kind == NewsKind.DRAINS:
             self._wake.set()
+        elif kind == NewsKind.CIRCUITS:
+            openings, closings = rest
+            for opening in openings:
+                if (event := opening_heard(sender, tuple(opening))) is not None:
+                    self._company.apply(event)
+            for backend_id in closings:
+                self._company.apply(ClosingShared(sender, backend_id))

@@ -39,6 +39,7 @@ class Seat:
         self._ports = ports
         self._process: WorkerProcess | None = None
         self._is_reopen_owed = False
+        self._is_pausing = False
         self._task = asyncio.get_running_loop().create_task(self._keep())
         self._task.add_done_callback(self._left)
 
@@ -55,19 +56,19 @@ class Seat:
 
     def end(self) -> asyncio.Task[None]:
         """Lets the worker drain and nobody follow; the task is done when it has ended."""
-        self.is_ending = True
-        if self._process is None:
-            self._task.cancel()
-        else:
-            self._process.send(signal.SIGTERM)
+        self._end_with(signal.SIGTERM)
         return self._task
 
     def kill(self) -> None:
+        self._end_with(signal.SIGKILL)
+
+    def _end_with(self, number: signal.Signals) -> None:
         self.is_ending = True
         if self._process is not None:
-            self._process.send(signal.SIGKILL)
-        else:
+            self._process.send(number)
+        elif self._is_pausing:
             self._task.cancel()
+        # Else a life is about to begin and will see that it is not wanted; cancelled, it might be left alone.
 
     def _left(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -89,12 +90,16 @@ class Seat:
             pause_s = backoff.pause_s(loop.time() - began_s)
             when = f" in {pause_s:g} s" if pause_s else ""
             log.error("worker %d %s; it is started again%s", self.number, what, when)
+            self._is_pausing = True
             await asyncio.sleep(pause_s)
+            self._is_pausing = False
 
     async def _live(self) -> int:
         """One life; its exit code. Raises StartFailed or OSError when it was never ready."""
         try:
             self._process = process = await self._ports.start(self)
+            if self.is_ending:
+                process.send(signal.SIGKILL)
             await process.ready()
             self.is_ready, self.failed_starts = True, 0
             if self._is_reopen_owed:

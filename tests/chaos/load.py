@@ -1,146 +1,174 @@
-"""Open-loop load on a gateway process, what each request saw, and what the fleet page says meanwhile."""
+"""Clients that ask without a pause, each over one connection to its gateway, and keep what they were told."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
+import threading
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from itertools import count
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import uvloop
 
 from tests.proxy.dialogue import Client, post
-from tests.proxy.processes import GatewayProcess
 
-POLL_S = 0.01
-# The admin port answers only to names of this machine.
-_ASK = b"GET /api/v1/fleet HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-_CLUSTER = re.compile(rb"x-spillway-cluster: (\S+)")
-_BACKEND = re.compile(rb"x-spillway-backend: (\S+)")
+ANSWER_S = 20.0
+END_S = 60.0
+_CLUSTER = re.compile(r"\r\nx-spillway-cluster: *(\S+)")
+_LENGTH = re.compile(r"\r\ncontent-length: *(\d+)")
 
 
 class Told(NamedTuple):
-    """What one request saw. `ttft_s` is None when it got no byte at all."""
+    """One answer. `status` 0: there was none, or it was cut. Times are of time.monotonic()."""
 
-    at_s: float
+    sent_s: float
+    took_s: float
+    gateway: int
     status: int
-    cluster: str
-    backend: str
-    ttft_s: float | None
-    is_whole: bool
+    cluster: str | None
+    hold_s: float
 
     @property
-    def is_good(self) -> bool:
-        return self.status == 200 and self.is_whole
-
-    @property
-    def had_bytes(self) -> bool:
-        """Bytes of an answer were sent, so that nothing could be tried elsewhere."""
-        return self.status == 200
+    def added_s(self) -> float:
+        """How much longer it took than the backend held it."""
+        return self.took_s - self.hold_s
 
 
-def completion(number: int, prompt_bytes: int = 20, tokens: int = 20) -> bytes:
-    """A chat completion; every other one is a stream."""
-    messages = [{"role": "user", "content": "x" * prompt_bytes}]
-    body = {"model": "m", "messages": messages, "max_tokens": tokens, "stream": number % 2 == 0}
-    return json.dumps(body).encode()
+class Asking(NamedTuple):
+    """What a client asks for: how long its requests are held, and whether they are streams."""
+
+    hold_s: Callable[[], float]
+    is_stream: bool = False
+
+    def request(self, hold_s: float) -> bytes:
+        body = {"model": "m", "hold_ms": hold_s * 1000, "stream": self.is_stream}
+        return post(json.dumps(body).encode())
+
+
+def between(low_s: float, high_s: float, *, is_stream: bool = False) -> Asking:
+    """Holds drawn evenly; the same ones in every run."""
+    draw = random.Random(1)
+    return Asking(lambda: draw.uniform(low_s, high_s), is_stream)
 
 
 class Load:
-    """Sends `rate` requests a second as long as its `with` block lasts, and waits for the last of them."""
+    """Clients on a thread of their own, so that a test may wait for something while they go on.
 
-    def __init__(self, port: int, rate: float, body_of: Callable[[int], bytes] = completion) -> None:
-        self._port, self._rate, self._body_of = port, rate, body_of
-        self._tasks: set[asyncio.Task[None]] = set()
+    `ports` may change while they run: a gateway started anew.
+    """
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self.ports = list(ports)
         self.told: list[Told] = []
+        self._is_over = False
+        self._clients: list[Future[None]] = []
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
 
-    async def __aenter__(self) -> Load:
-        self._sender = asyncio.get_running_loop().create_task(self._send())
-        return self
+    def add(self, clients: int, asking: Asking) -> None:
+        """So many more clients in a closed loop, spread over the gateways in turn."""
+        for number in range(clients):
+            running = self._run(number % len(self.ports), asking)
+            self._clients.append(asyncio.run_coroutine_threadsafe(running, self._loop))
 
-    async def __aexit__(self, *_: object) -> None:
-        self._sender.cancel()
-        async with asyncio.timeout(30):
-            await asyncio.gather(*self._tasks)
+    def ask(self, gateway: int, hold_s: float, *, is_stream: bool = False) -> Future[Told]:
+        """One request on a connection of its own."""
+        asking = Asking(lambda: hold_s, is_stream)
+        return asyncio.run_coroutine_threadsafe(self._ask_alone(gateway, asking), self._loop)
 
-    async def _send(self) -> None:
-        loop = asyncio.get_running_loop()
-        start_s = loop.time()
-        for number in count():
-            await asyncio.sleep(max(start_s + number / self._rate - loop.time(), 0.0))
-            task = loop.create_task(self._ask(number))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+    def finish(self) -> None:
+        """Every client ends with the request it is at. Raises what went wrong in a client."""
+        self._is_over = True
+        for client in self._clients:
+            client.result(END_S)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if not task.exception():  # an error of the test itself stays, and is raised by `gather`
-            self._tasks.discard(task)
+    def close(self) -> None:
+        """Gives up whatever still runs."""
+        self._is_over = True
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop).result(END_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(END_S)
+        self._loop.close()
 
-    async def _ask(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        at_s, head, body, ttft_s = loop.time(), b"", b"", None
-        client = await Client.connect(self._port)
-        try:
-            await client.send(post(self._body_of(number), "Connection: close"))
-            head = await client.reader.readuntil(b"\r\n\r\n")
-            ttft_s = loop.time() - at_s
-            body = await client.reader.read()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            client.close()
-        # Streams and whole answers of this size both come to an end that can be seen.
-        is_whole = body.endswith((b"data: [DONE]\n\n\r\n0\r\n\r\n", b"}"))
-        status = int(head[9:12]) if head else 0
-        self.told.append(Told(at_s, status, _named(_CLUSTER, head), _named(_BACKEND, head), ttft_s, is_whole))
+    async def _abandon(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # the closed connections go
+
+    def since(self, since_s: float) -> list[Told]:
+        """What was told of requests sent since then."""
+        return [told for told in list(self.told) if told.sent_s >= since_s]
 
     @property
-    def bad(self) -> list[Told]:
-        return [told for told in self.told if not told.is_good]
+    def statuses(self) -> Counter[int]:
+        return Counter(told.status for told in list(self.told))
 
-    def began(self, from_s: float, to_s: float = float("inf")) -> list[Told]:
-        return [told for told in self.told if from_s <= told.at_s < to_s]
+    async def _ask_alone(self, gateway: int, asking: Asking) -> Told:
+        client = await Client.connect(self.ports[gateway])
+        try:
+            return await self._ask(gateway, asking, client)
+        finally:
+            client.close()
 
-    def clusters(self, from_s: float, to_s: float = float("inf")) -> Counter[str]:
-        return Counter(told.cluster for told in self.began(from_s, to_s))
+    async def _ask(self, gateway: int, asking: Asking, client: Client) -> Told:
+        hold_s, sent_s = asking.hold_s(), time.monotonic()
+        status, cluster = 0, None
+        try:
+            await client.send(asking.request(hold_s))
+            async with asyncio.timeout(hold_s + ANSWER_S):
+                status, cluster = await _answer(client.reader)
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            pass
+        told = Told(sent_s, time.monotonic() - sent_s, gateway, status, cluster, hold_s)
+        self.told.append(told)
+        return told
+
+    async def _run(self, gateway: int, asking: Asking) -> None:
+        while not self._is_over:
+            port = self.ports[gateway]
+            try:
+                client = await Client.connect(port)
+            except ConnectionError:
+                await asyncio.sleep(0.05)  # its gateway is dead for now
+                continue
+            try:
+                is_good = True
+                while is_good and port == self.ports[gateway] and not self._is_over:
+                    is_good = (await self._ask(gateway, asking, client)).status != 0
+            finally:
+                client.close()
 
 
-def _named(pattern: re.Pattern[bytes], head: bytes) -> str:
-    match = pattern.search(head)
-    return match[1].decode() if match else ""
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, str | None]:
+    """Status and cluster of a whole answer. Raises IncompleteReadError when it is cut, however late."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    status, cluster = int(head[9:12]), _CLUSTER.search(head)
+    if (length := _LENGTH.search(head)) is not None:
+        await reader.readexactly(int(length[1]))
+    else:
+        body = await reader.readuntil(b"\r\n0\r\n\r\n")
+        if not body.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            status = 0
+    return status, cluster[1] if cluster is not None else None
 
 
-class FleetPage:
-    """One gateway's /api/v1/fleet over a connection that is kept: asking costs a millisecond."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def backends(self, tier: int = 0) -> list[Any]:
-        await self._client.send(_ASK)
-        page = (await self._client.answer(10)).json()
-        return [backend for cluster in page["tiers"][tier]["clusters"] for backend in cluster["backends"]]
-
-    async def limits(self) -> list[int]:
-        """The effective limits of the primary tier: a circuit that is not closed leaves a tenth."""
-        return [backend["limit"] for backend in await self.backends()]
-
-    async def when(self, predicate: Callable[[Sequence[int]], bool], within_s: float) -> float:
-        """The loop's time at which `limits` first fulfilled the predicate."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + within_s
-        while not predicate(limits := await self.limits()):
-            assert loop.time() < deadline_s, f"after {within_s:.1f} s the limits are {limits}"
-            await asyncio.sleep(POLL_S)
-        return loop.time()
-
-
-@asynccontextmanager
-async def fleet_page(gateway: GatewayProcess) -> AsyncIterator[FleetPage]:
-    client = await Client.connect(gateway.other_ports[0])
+@contextmanager
+def loaded(ports: Sequence[int], clients: int = 0, asking: Asking | None = None) -> Iterator[Load]:
+    """A load that runs inside the block; at its end every client has had its last answer."""
+    load = Load(ports)
     try:
-        yield FleetPage(client)
+        if asking is not None:
+            load.add(clients, asking)
+        yield load
+        load.finish()
     finally:
-        client.close()
+        load.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.load import POLL_S, Load, Told, completion, fleet_page
+from tests.chaos.open_loop import POLL_S, Load, Told, completion, fleet_page
 from tests.proxy.dialogue import settled
 from tests.proxy.processes import Engine, GatewayProcess, running, start_engine, start_gateway_process
 from tests.redis_server import running_redis

@@ -11,9 +11,17 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.core.fleet import Drained, LatencyHeard, Undrained
+from gateway.core.fleet import (
+    ClosingShared,
+    Drained,
+    LatencyHeard,
+    OpeningShared,
+    ShareClosing,
+    ShareOpening,
+    Undrained,
+)
 from gateway.core.latency import LatencySummary
-from gateway.core.model import Backend, Candidate, Plan, PlanReason
+from gateway.core.model import Backend, Candidate, Plan, PlanReason, Reason
 from gateway.state.keys import Keys
 from gateway.state.redis import RedisLink
 from gateway.state.shared import Company, LinkFailed, SharedStore
@@ -182,6 +190,58 @@ async def test_latencies_are_heard_with_their_age(redis_server):
         heard = next(e for e in two.events if isinstance(e, LatencyHeard))
         assert (heard.backend_id, heard.summary[:2]) == ("a", (0.25, 4))
         assert 0.0 <= heard.summary.age_s < LONG_S
+
+
+def probe_of(backend_id: str) -> Plan:
+    plan = plan_over(backend_id)
+    return plan._replace(candidates=(plan.candidates[0]._replace(is_probe=True),))
+
+
+async def test_the_whole_fleet_has_one_probe_at_a_backend(redis_server):
+    async with gateways(redis_server, 3, a=5) as made:
+        plans = [gateway.store.lease(probe_of("a")) for gateway in made for _ in range(4)]
+        leases = [lease for lease in await asyncio.gather(*plans) if lease is not None]
+        assert len(leases) == 1
+        holder = next(gateway for gateway in made if gateway.store.leases_held("a"))
+        holder.store.release(leases[0])
+        others = [gateway for gateway in made if gateway is not holder]
+        again = await asyncio.gather(*(gateway.store.lease(probe_of("a")) for gateway in others))
+        assert len([lease for lease in again if lease is not None]) == 1
+
+
+async def test_an_opening_reaches_all_within_a_tenth_of_a_second_and_so_does_its_closing(redis_server):
+    async with gateways(redis_server, 3, a=5) as (one, *others):
+        with redis_server.client() as client:
+            channel = one.store._keys.news
+            await until(lambda: dict(client.pubsub_numsub(channel))[channel.encode()] == 3, "all listen")
+        told_s = time.monotonic()
+        one.store.share_circuit(ShareOpening("a", Reason.HUNG, 2.0, 3))
+        expected = OpeningShared(one.store.gateway_id, "a", Reason.HUNG, 2.0, 3)
+        await until(lambda: all(about(expected) in map(about, other.events) for other in others), "the word")
+        assert time.monotonic() - told_s < 1.0, "a second is for a machine that is busy otherwise"
+        one.store.share_circuit(ShareClosing("a"))
+        closing = ClosingShared(one.store.gateway_id, "a")
+        await until(lambda: all(closing in other.events for other in others), "the closing")
+        assert one.events == [], "nobody hears itself"
+
+
+async def test_who_starts_later_learns_the_circuits_that_are_open(redis_server):
+    async with gateways(redis_server, 1, a=3) as (one,):
+        one.store.share_circuit(ShareOpening("a", Reason.HUNG, 60.0, 1))
+        one.store.share_circuit(ShareOpening("b", Reason.RESET, 60.0, 1))
+        one.store.share_circuit(ShareClosing("b"))
+        await until(lambda: not one.store._circuits._untold, "told")
+        late = Gateway(RedisLink(redis_server.url, one.store._keys.news), fleet_of(one))
+        await late.store.start()
+        (heard,) = late.events
+        assert about(heard) == about(OpeningShared(one.store.gateway_id, "a", Reason.HUNG, 60.0, 1))
+        assert 55.0 < heard.open_s <= 60.0
+        await late.store.stop()
+
+
+def about(event):
+    """An opening but for the time that has passed since."""
+    return event._replace(open_s=0.0) if isinstance(event, OpeningShared) else event
 
 
 # --- without the store -----------------------------------------------------------------------------------

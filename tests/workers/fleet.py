@@ -71,8 +71,10 @@ class Fleet:
         return self._said.read_text()
 
     def wait_ready(self) -> Fleet:
-        assert wait_for(lambda: "\n" in self.said or self.process.poll() is not None, READY_S), "never ready"
-        match = re.match(r"spillway: ready on port (\d+), admin on port (\d+)\n", self.said)
+        # A worker may have said something before, such as that its store does not answer.
+        line = re.compile(r"^spillway: ready on port (\d+), admin on port (\d+)\n", re.MULTILINE)
+        wait_for(lambda: line.search(self.said) is not None or self.process.poll() is not None, READY_S)
+        match = line.search(self.said)
         assert match is not None, self.said
         self.port, self.admin_port = int(match[1]), int(match[2])
         return self

@@ -1,7 +1,7 @@
 -- One exchange of a gateway with the fleet: it says what it uses and keeps, asks for slots, and learns what it
 -- holds. Atomic; by the server's clock; absolute values under a sequence number, so doing one twice is harmless.
 --
--- KEYS  gateways, drains, latency, news, then one grants key for each report       (layout: state/keys.py)
+-- KEYS  gateways, drains, latency, news, openings, then a grants key for each report    (layout: state/keys.py)
 -- ARGV  msgpack map:
 --   id, seq            the gateway; its message number, growing
 --   ttl_ms             how long its heartbeat lasts
@@ -10,13 +10,17 @@
 --   known_gateways     how many it knew of before
 --   born_ms            the birth of the fleet's memory as it first heard of it, or 0
 --   reports            [[limit, keep, in_use, reserve], ...]: slots that it keeps, uses, and wants idle
---   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room
+--   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
+--                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
 --   latency            msgpack to store, or nil: then it wants everybody's back
 --   drains             [[name, for_ms], ...] to set: 0 without an end, -1 to lift
 --   known_drains       the same, for a fleet that has just lost its memory
+--   openings           [[backend, reason, ms, streak], ...] of circuits, to keep and to tell to all
+--   closings           [backend, ...]: of those this gateway has opened before
 --   key_ttl_ms, drains_ttl_ms
 -- Returns msgpack [status, known gateways, born_ms, [[granted, free, idle elsewhere, share], ...], [index or 0, ...],
---                  [drained name, ms left or -1, ...], [age_ms, latency, ...] or nil]
+--                  [drained name, ms left or -1, ...], [age_ms, latency, ...] or nil,
+--                  [[gateway, backend, reason, ms left, streak], ...] for a full report]
 --   status "ok"; "stale": a newer message came before; "unknown": not known, so only a full report counts.
 --
 -- Invariant: the grants of live gateways add up to at most the limit. Exceptions, each until streams have ended:
@@ -24,9 +28,10 @@
 
 local request = cmsgpack.unpack(ARGV[1])
 local me = request.id
-local FIRST_GRANTS_KEY = 5
--- Live gateways call at least once a second. A longer step is a clock that was set, or a fleet that was away.
-local LONGEST_STEP_MS = 1200
+local FIRST_GRANTS_KEY = 6
+-- Live gateways call at least once a second. A longer step is a clock that was set, or all of us were away (the
+-- server stood still, say): then time goes on slowly, until everybody has had the time to come back.
+local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
 
 -- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
 local time = redis.call('TIME')
@@ -38,7 +43,8 @@ for i = 1, #stored, 2 do
   into[stored[i]] = stored[i + 1]
 end
 local seen_ms = tonumber(marks['!seen'] or server_ms)
-local step_ms = math.min(math.max(server_ms - seen_ms, 0), LONGEST_STEP_MS)
+local step_ms = math.max(server_ms - seen_ms, 0)
+if step_ms > LONGEST_STEP_MS then step_ms = AWAY_STEP_MS end
 local now_ms = tonumber(marks['!clock'] or server_ms) + step_ms
 
 -- Who is alive, me included from here on.
@@ -110,12 +116,19 @@ local function free(backend)
   return math.max(left, 0)
 end
 
+local function take(backend)
+  backend.mine, backend.used = backend.mine + 1, backend.used + 1
+end
+
 local answers, recalled, is_recalled = {}, {}, {}
 for n, ask in ipairs(request.asks) do
   answers[n] = 0
-  for _, i in ipairs(ask) do
-    if free(backends[i]) > 0 then
-      backends[i].mine, backends[i].used = backends[i].mine + 1, backends[i].used + 1
+  for _, seat in ipairs(ask) do
+    local i, permit = seat, nil
+    if type(seat) == 'table' then i, permit = seat[1], backends[seat[2]] end
+    if free(backends[i]) > 0 and (not permit or free(permit) > 0) then
+      take(backends[i])
+      if permit then take(permit) end
       answers[n] = i
       break
     end
@@ -173,6 +186,30 @@ for i = 1, #drained, 2 do
 end
 if #drains > 0 then redis.call('PEXPIRE', KEYS[2], request.drains_ttl_ms) end
 
+-- Openings of circuits: told to all at once, and kept for who starts later.
+for _, opening in ipairs(request.openings) do
+  local backend, reason, for_ms, streak = unpack(opening)
+  redis.call('HSET', KEYS[5], me .. '|' .. backend, (now_ms + for_ms) .. '|' .. streak .. '|' .. reason)
+end
+for _, backend in ipairs(request.closings) do redis.call('HDEL', KEYS[5], me .. '|' .. backend) end
+if #request.openings + #request.closings > 0 then
+  redis.call('PEXPIRE', KEYS[5], request.drains_ttl_ms)
+  redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'circuits', me, request.openings, request.closings }))
+end
+local openings = {}
+if request.is_full then
+  local kept = redis.call('HGETALL', KEYS[5])
+  for i = 1, #kept, 2 do
+    local name, backend = string.match(kept[i], '^([^|]*)|(.*)$')
+    local until_ms, streak, reason = string.match(kept[i + 1], '^(%d+)|(%d+)|(.*)$')
+    if not is_alive[name] and tonumber(until_ms) <= now_ms then
+      redis.call('HDEL', KEYS[5], kept[i])
+    elseif name ~= me then
+      openings[#openings + 1] = { name, backend, reason, math.max(until_ms - now_ms, 0), tonumber(streak) }
+    end
+  end
+end
+
 local latencies
 if request.latency then
   latencies = {}
@@ -188,4 +225,4 @@ if request.latency then
   redis.call('HSET', KEYS[3], me, request.latency, '@' .. me, now_ms)
   redis.call('PEXPIRE', KEYS[3], request.key_ttl_ms)
 end
-return cmsgpack.pack({ 'ok', divisor, born_ms, results, answers, drains, latencies })
+return cmsgpack.pack({ 'ok', divisor, born_ms, results, answers, drains, latencies or false, openings })

@@ -1,0 +1,143 @@
+"""Every kind of Redis that `state.url` can name: two gateways share one limit there."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+import trustme
+import uvloop
+
+from tests.chaos.fleet import Fleet, eventually, running_fleet
+from tests.chaos.load import between, loaded
+from tests.redis_server import RedisServer, binary, free_port, running_redis
+
+LIMIT = 6
+SHORT = between(0.03, 0.09)
+
+
+def check_that_the_limit_is_shared(fleet: Fleet) -> None:
+    """The primary is filled by both, exactly, and nobody is degraded."""
+    fleet.settle()
+    fleet.backend.reset()
+    with loaded(fleet.ports, 4 * LIMIT, SHORT) as load:
+        eventually(lambda: len(load.told) > 200, 20, "200 answers")
+    assert set(load.statuses) == {200}
+    assert fleet.backend.peak == LIMIT
+    at_primary = {told.gateway for told in load.told if told.cluster == "primary"}
+    assert at_primary == {0, 1}, "both of them got slots"
+    assert [member.metric("spillway_store_gateways") for member in fleet.members] == [2, 2]
+
+
+class TlsDoor:
+    """TLS in front of a server's socket, on a thread of its own: not every build of the server speaks it."""
+
+    def __init__(self, path: Path, context: ssl.SSLContext) -> None:
+        self._path = path
+        self._loop = uvloop.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        starting = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
+        self.port = server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_unix_connection(self._path)
+        await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer), return_exceptions=True)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    finally:
+        writer.close()
+
+
+def test_over_tls(redis_server, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    door = TlsDoor(redis_server.socket, context)
+    url = f"rediss://localhost:{door.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}"
+    try:
+        with running_fleet(url, tmp_path, gateways=2, limit=LIMIT) as fleet:
+            check_that_the_limit_is_shared(fleet)
+    finally:
+        door.close()
+
+
+def test_a_cluster(tmp_path):
+    while (port := free_port()) > 55535:
+        pass  # its bus is 10,000 above
+    with running_redis(tmp_path / "node", port=port, **{"cluster-enabled": "yes"}) as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            eventually(
+                lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", 10, "all slots"
+            )
+        with running_fleet(f"redis+cluster://127.0.0.1:{port}", tmp_path, gateways=2, limit=LIMIT) as fleet:
+            check_that_the_limit_is_shared(fleet)
+
+
+@contextmanager
+def sentinel_over(primary_port: int, folder: Path) -> Iterator[int]:
+    """One sentinel that watches the primary as `main`; its port."""
+    port = free_port()
+    folder.mkdir()
+    settings = folder / "sentinel.conf"
+    settings.write_text(
+        f"port {port}\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary_port} 1\n"
+        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+    )
+    with (folder / "sentinel.log").open("wb") as log:
+        child = subprocess.Popen([binary(), str(settings), "--sentinel"], stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_sentinel_and_a_failover(tmp_path):
+    ports = free_port(), free_port()
+    replica_of = {"replicaof": f"127.0.0.1 {ports[0]}"}
+    with (
+        running_redis(tmp_path / "a", port=ports[0]) as first,
+        running_redis(tmp_path / "b", port=ports[1], **replica_of) as second,
+        sentinel_over(ports[0], tmp_path / "sentinel") as port,
+        redis.Redis(port=port) as sentinel,
+    ):
+        eventually(lambda: _knows_replica(sentinel), 20, "the sentinel knows the replica")
+        url = f"redis+sentinel://127.0.0.1:{port}/main/0"
+        with running_fleet(url, tmp_path, gateways=2, limit=LIMIT) as fleet:
+            check_that_the_limit_is_shared(fleet)
+            with loaded(fleet.ports, 3 * LIMIT, SHORT) as load:
+                first.kill()
+                with second.client() as client:
+                    eventually(lambda: client.info("replication")["role"] == "master", 20, "a new primary")
+                    eventually(lambda: client.exists("spillway:{default}:gateways"), 10, "it is used")
+            assert set(load.statuses) == {200}
+            assert fleet.backend.peak <= LIMIT + 1
+            check_that_the_limit_is_shared(fleet)
+
+
+def _knows_replica(sentinel: redis.Redis) -> bool:
+    try:
+        found = sentinel.execute_command("SENTINEL", "REPLICAS", "main")
+    except redis.RedisError:
+        return False
+    return len(found) == 1
