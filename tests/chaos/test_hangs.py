@@ -1,7 +1,8 @@
 """Backends that hang with a green /health, die all at once, or come back: what the clients see of it.
 
 Real processes: the gateway's command, mock engines, a redis-server for the fleets. A circuit that is not
-closed shows as a tenth of the limit on the fleet page; what reached an engine is told by its own counters.
+closed shows as a tenth of the limit on the fleet page, unless a probe is wanted; what reached an engine is
+told by its own counters.
 """
 
 from __future__ import annotations
@@ -32,10 +33,6 @@ HANGS = {
 
 def is_ejected(limits: list[int]) -> bool:
     return limits[0] <= LIMIT // 8
-
-
-def is_back(limits: list[int]) -> bool:
-    return not is_ejected(limits)
 
 
 def hung_primary(primary: Engine, backup: Engine, timeouts: str, more: str = "") -> str:
@@ -83,15 +80,10 @@ async def test_a_hang_costs_what_was_in_flight_and_is_found_out_in_time(hang, tm
         assert all(one.had_bytes for one in load.bad), "an error without a byte: it could have moved on"
         if "head" in hang:
             assert not load.bad, "none of these had a byte"
-        assert gateway.fleet()["in_flight"] == 0
+        assert gateway.fleet()["in_flight"] <= 1, "more than a probe"
 
 
 # --- a fleet of three -----------------------------------------------------------------------------
-
-UNTIL_SHARED = pytest.mark.xfail(
-    raises=AssertionError, strict=True, reason="openings and the probe permit are not shared yet"
-)
-
 
 @contextmanager
 def three_gateways(text: str, folder: Path) -> Iterator[list[GatewayProcess]]:
@@ -105,7 +97,6 @@ def three_gateways(text: str, folder: Path) -> Iterator[list[GatewayProcess]]:
             yield gateways
 
 
-@UNTIL_SHARED
 @pytest.mark.timeout(40)
 async def test_three_gateways_stop_using_a_hung_backend_at_once(tmp_path):
     """The first byte may take longer than an answer counts as fresh: nobody can speak against the verdict."""
@@ -130,7 +121,6 @@ async def test_three_gateways_stop_using_a_hung_backend_at_once(tmp_path):
         assert not [one for load in loads for one in load.bad]
 
 
-@UNTIL_SHARED
 @pytest.mark.timeout(60)
 async def test_one_probe_in_the_whole_fleet(tmp_path):
     """A probe that hangs for long gives every gateway the chance to send another. The backend counts."""
@@ -152,7 +142,10 @@ async def test_one_probe_in_the_whole_fleet(tmp_path):
             assert await settled(lambda: reborn.counter("in_flight") == 0, first_byte_s + 5)
             assert reborn.counter("peak_in_flight") == 1
             reborn.set_faults()
-            await asyncio.gather(*(page.when(is_back, 20) for page in pages))
+            healed_s = asyncio.get_running_loop().time()
+            for load in loads:
+                # Three are more than a probe and its luck: this gateway uses it again, beside the others.
+                assert await settled(lambda load=load: load.clusters(healed_s)["primary"] >= 3, 20)
 
 
 # --- the whole primary dies -----------------------------------------------------------------------
