@@ -34,7 +34,7 @@ REFRESHED_PER_BEAT = 4
 
 
 class Ask:
-    """A request that found no slot here: it wants one at the first of `candidates` with room."""
+    """A request that found no slot here: it wants one at the first of `candidates` of a tier with room."""
 
     __slots__ = ("candidates",)
 
@@ -199,7 +199,10 @@ class GrantBook:
         return None
 
     def to_ask(self, candidates: Iterable[Candidate], now_s: float) -> Ask | None:
-        """Who might have room, though not here: up to the first candidate with a slot here."""
+        """Who might have room, though not here: up to the first candidate with a slot here.
+
+        Only of one tier: what the fleet gives is final, and the next tier comes when this one was waited for.
+        """
         if self.is_cut_off:
             return None
         is_fenced = now_s >= self.valid_until_s
@@ -208,6 +211,8 @@ class GrantBook:
             slots = self.slots.get(candidate.backend.id)
             if slots is None or slots.limit == 0:
                 continue
+            if asked and candidate.tier != asked[0].tier:
+                break
             if not asked:
                 slots.arrivals += 1
             if is_fenced or slots.granted < slots.limit:
@@ -228,7 +233,7 @@ class GrantBook:
                 return candidate
         return None
 
-    def give_back(self, backend_id: str) -> bool:
+    def give_back(self, backend_id: str, now_s: float) -> bool:
         """A slot is not used any more. True: the fleet is short of it and should be told at once."""
         slots = self.slots[backend_id]
         assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
@@ -237,7 +242,7 @@ class GrantBook:
         if slots.limit == 0 and slots.in_use == 0:
             # It left the configuration; the fleet still has to hear of it.
             return True
-        return slots.plenty == 0 and not self.is_cut_off
+        return (now_s < slots.contended_until_s or slots.plenty == 0) and not self.is_cut_off
 
     # --- exchanges -----------------------------------------------------------------------------------
 
@@ -314,8 +319,8 @@ class GrantBook:
         self._work_out_allowances()
 
     def recall(self, backend_ids: Iterable[str], now_s: float) -> bool:
-        """Somebody lacks slots of these. True: we hold some idle and should give them back at once."""
-        holds_idle = False
+        """Somebody lacks slots of these. True: we have some idle, or have not told all, and should say so."""
+        has_to_say = False
         for backend_id in backend_ids:
             slots = self.slots.get(backend_id)
             if slots is None:
@@ -324,8 +329,8 @@ class GrantBook:
             slots.free = min(slots.free, 0)
             if slots.idle:
                 slots.is_told = False
-                holds_idle = True
-        return holds_idle
+            has_to_say = has_to_say or not slots.is_told
+        return has_to_say
 
     # --- inside --------------------------------------------------------------------------------------
 

@@ -72,6 +72,11 @@ class Load:
         for number in range(clients):
             self._clients.append(self._thread.begin(self._run(number % len(self.ports), asking)))
 
+    def roam(self, clients: int, asking: Asking) -> None:
+        """So many more that ask at a gateway drawn anew for each request, over a connection to each."""
+        for number in range(clients):
+            self._clients.append(self._thread.begin(self._roam(random.Random(number), asking)))
+
     def ask(self, gateway: int, hold_s: float, *, is_stream: bool = False) -> Future[Told]:
         """One request on a connection of its own."""
         asking = Asking(lambda: hold_s, is_stream)
@@ -129,6 +134,14 @@ class Load:
                     is_good = (await self._ask(gateway, asking, client)).status != 0
             finally:
                 client.close()
+
+    async def _roam(self, draw: random.Random, asking: Asking) -> None:
+        clients = [await Client.connect(port) for port in self.ports]
+        while not self._is_over:
+            gateway = draw.randrange(len(clients))
+            await self._ask(gateway, asking, clients[gateway])
+        for client in clients:
+            client.close()
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str | None]:
