@@ -34,7 +34,7 @@ REFRESHED_PER_BEAT = 4
 
 
 class Ask:
-    """A request that found no slot here: it wants one at the first of `candidates` with room."""
+    """A request that found no slot here: it wants one at the first of `candidates` of a tier with room."""
 
     __slots__ = ("candidates",)
 
@@ -213,7 +213,11 @@ class GrantBook:
         return None
 
     def to_ask(self, candidates: Iterable[Candidate], now_s: float) -> Ask | None:
-        """Who might have room, though not here: up to the first candidate with a slot here."""
+        """Who might have room, though not here: up to the first candidate with a slot here.
+
+        To be asked for the candidates of one tier: what the fleet gives is final, and the next tier comes
+        when this one was waited for.
+        """
         if self.is_cut_off:
             return None
         is_fenced = now_s >= self.valid_until_s
@@ -246,13 +250,15 @@ class GrantBook:
                 return candidate
         return None
 
-    def give_back(self, candidate: Candidate) -> bool:
+    def give_back(self, candidate: Candidate, now_s: float) -> bool:
         """A slot is not used any more. True: the fleet is short of it and should be told at once."""
         backend_id = candidate.backend.id
-        is_urgent = self._frees_one(backend_id)
-        return self._frees_one(permit_of(backend_id)) or is_urgent if candidate.is_probe else is_urgent
+        is_urgent = self._frees_one(backend_id, now_s)
+        if candidate.is_probe:
+            is_urgent = self._frees_one(permit_of(backend_id), now_s) or is_urgent
+        return is_urgent
 
-    def _frees_one(self, backend_id: str) -> bool:
+    def _frees_one(self, backend_id: str, now_s: float) -> bool:
         slots = self.slots[backend_id]
         assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
         slots.in_use -= 1
@@ -260,7 +266,7 @@ class GrantBook:
         if slots.limit == 0 and slots.in_use == 0:
             # It left the configuration; the fleet still has to hear of it.
             return True
-        return slots.plenty == 0 and not self.is_cut_off
+        return (now_s < slots.contended_until_s or slots.plenty == 0) and not self.is_cut_off
 
     def _permit(self, candidate: Candidate) -> Slots:
         permit_id = permit_of(candidate.backend.id)
@@ -361,8 +367,8 @@ class GrantBook:
         self._work_out_allowances()
 
     def recall(self, backend_ids: Iterable[str], now_s: float) -> bool:
-        """Somebody lacks slots of these. True: we hold some idle and should give them back at once."""
-        holds_idle = False
+        """Somebody lacks slots of these. True: we have some idle, or have not told all, and should say so."""
+        has_to_say = False
         for backend_id in backend_ids:
             slots = self.slots.get(backend_id)
             if slots is None:
@@ -371,8 +377,8 @@ class GrantBook:
             slots.free = min(slots.free, 0)
             if slots.idle:
                 slots.is_told = False
-                holds_idle = True
-        return holds_idle
+            has_to_say = has_to_say or not slots.is_told
+        return has_to_say
 
     # --- inside --------------------------------------------------------------------------------------
 

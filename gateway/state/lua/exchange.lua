@@ -32,6 +32,8 @@ local FIRST_GRANTS_KEY = 6
 -- Live gateways call at least once a second. A longer step is a clock that was set, or all of us were away (the
 -- server stood still, say): then time goes on slowly, until everybody has had the time to come back.
 local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
+-- Who was told that a backend is short tells at once what comes free there, for longer than this (CONTENDED_S).
+local RECALL_AGAIN_MS = 200
 
 -- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
 local time = redis.call('TIME')
@@ -84,13 +86,16 @@ local divisor = is_learning and math.max(gateways, request.known_gateways) or ga
 local backends = {}
 for i, report in ipairs(request.reports) do
   local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0 }
+  backend.recalled_ms = 0
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
   backend.excess, backend.over = 0, 0
   local grants = redis.call('HGETALL', key)
   for j = 1, #grants, 2 do
     local name = grants[j]
-    if not is_alive[name] then
+    if name == '!recalled' then
+      backend.recalled_ms = tonumber(grants[j + 1])
+    elseif not is_alive[name] then
       redis.call('HDEL', key, name)
     elseif name == me then
       backend.had = true
@@ -116,6 +121,12 @@ local function free(backend)
   return math.max(left, 0)
 end
 
+-- Others have one to spare for sure, or may have by what they have not told yet.
+local function is_worth_recalling(backend)
+  if backend.idle_elsewhere > 0 then return true end
+  return backend.others > 0 and now_ms >= backend.recalled_ms + RECALL_AGAIN_MS
+end
+
 local function take(backend)
   backend.mine, backend.used = backend.mine + 1, backend.used + 1
 end
@@ -132,9 +143,11 @@ for n, ask in ipairs(request.asks) do
       answers[n] = i
       break
     end
-    if backends[i].idle_elsewhere > 0 and not is_recalled[i] then
+    if not is_recalled[i] and is_worth_recalling(backends[i]) then
       is_recalled[i] = true
       recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
+      redis.call('HSET', recalled[#recalled], '!recalled', now_ms)
+      redis.call('PEXPIRE', recalled[#recalled], request.key_ttl_ms)
     end
   end
 end
