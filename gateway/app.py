@@ -95,8 +95,8 @@ class Gateway:
         """Tells the fleet what happened, and does what it says is to be done."""
         for effect in self._fleet.apply(event, self._clock()):
             match effect:
-                case SetLimits(limits):
-                    self._store.set_limits(limits)
+                case SetLimits(limits, caps):
+                    self._store.set_limits(limits, caps)
                 case SendSyntheticProbe(backend_id, generation):
                     self._health.try_half_open(backend_id, generation)
                 case ShareOpening() | ShareClosing():

@@ -37,6 +37,9 @@ class StoreHealth(NamedTuple):
     gateways: int = 1
 
 
+NO_CAPS: Mapping[str, int] = {}
+
+
 class StateStore(Protocol):
     """Arbitrates slots. Every adapter passes tests/contract unchanged.
 
@@ -58,8 +61,11 @@ class StateStore(Protocol):
     def share_drain(self, name: str, for_s: float | None) -> None:
         """Tells other gateways of a drain of a cluster or backend (inf: without an end; None: it is over)."""
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Slots per backend id. A backend not named gives no more leases; those out stay good."""
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        """Slots per backend id, for all gateways together, and fewer for this one where `caps` says so.
+
+        A backend not named gives no more leases; those out stay good.
+        """
 
     def lease_now(self, plan: Plan) -> Lease | None:
         """The lease that `lease` would give, if this gateway knows that without asking anybody."""

@@ -140,9 +140,13 @@ Event = (
 
 
 class SetLimits(NamedTuple):
-    """Tell the store every backend's effective limit; a backend not named is gone."""
+    """Tell the store every backend's limit for the whole fleet; a backend not named is gone.
+
+    `caps`: where this gateway by itself may hold less, because the backend has told it that it is full.
+    """
 
     limits: Mapping[str, int]
+    caps: Mapping[str, int] = {}
 
 
 class CloseIdleConnections(NamedTuple):

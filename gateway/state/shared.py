@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
-from gateway.ports import Clock, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Clock, Lease, StoreHealth
 from gateway.state import wire
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
@@ -160,8 +160,8 @@ class SharedStore:
         slots = self._book.slots.get(backend_id)
         return slots.in_use if slots is not None else 0
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        self._book.set_limits(limits)
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        self._book.set_limits(limits, caps)
         self._wake.set()
 
     # --- StateStore: the rest ------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 --   is_leaving         it ends: all that it holds is free
 --   known_gateways     how many it knew of before
 --   born_ms            the birth of the fleet's memory as it first heard of it, or 0
---   reports            [[limit, keep, in_use, reserve], ...]: slots that it keeps, uses, and wants idle
+--   reports            [[limit, keep, in_use, reserve, cap], ...]: slots that all may use, that it keeps, uses,
+--                      wants idle, and may hold at most
 --   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
 --                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
 --   latency            msgpack to store, or nil: then it wants everybody's back
@@ -85,7 +86,7 @@ local divisor = is_learning and math.max(gateways, request.known_gateways) or ga
 
 local backends = {}
 for i, report in ipairs(request.reports) do
-  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0 }
+  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0, cap = report[5] }
   backend.recalled_ms = 0
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
@@ -116,7 +117,7 @@ for i, report in ipairs(request.reports) do
 end
 
 local function free(backend)
-  local left = backend.limit - backend.others - backend.mine
+  local left = math.min(backend.limit - backend.others, backend.cap) - backend.mine
   if is_learning then left = math.min(left, math.max(backend.part, 1) - backend.mine) end
   return math.max(left, 0)
 end
