@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.chaos.fleet import Fleet, eventually, running_fleet
 from tests.chaos.load import between, loaded
 from tests.redis_server import binary, free_port, running_redis
 
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "share-limits.md"
 LIMIT = 6
 SHORT = between(0.03, 0.09)
 
@@ -33,13 +35,22 @@ def check_that_the_limit_is_shared(fleet: Fleet) -> None:
     assert [member.metric("spillway_store_gateways") for member in fleet.members] == [2, 2]
 
 
-def test_over_tls(redis_server, tmp_path):
+def rights_in_the_docs(password: str) -> list[str]:
+    """The user that the how-to recommends, as ACL SETUSER takes it."""
+    line = re.search(r"^ *user (spillway on .*)$", HOW_TO.read_text(), re.MULTILINE)
+    assert line is not None
+    return line[1].replace("FLEET", "default").replace("PASSWORD", password).split()
+
+
+def test_over_tls_as_a_user_with_the_rights_that_the_docs_name(redis_server, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     door = Door(redis_server.socket, context)
-    url = f"rediss://localhost:{door.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}"
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", *rights_in_the_docs("p@ss"))
+    url = f"rediss://spillway:p%40ss@localhost:{door.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}"
     try:
         with running_fleet(url, tmp_path, gateways=2, limit=LIMIT) as fleet:
             check_that_the_limit_is_shared(fleet)
