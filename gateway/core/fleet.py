@@ -137,7 +137,7 @@ class Fleet:
         if event.body_bytes is not None:
             state.silence.asked(event.body_bytes, now_s)
         if state.breaker.circuit is not Circuit.CLOSED and state.breaker.probe_began(event.generation):
-            self._refresh(now_s)  # the permit is taken: no other plan may offer it
+            return self._change(state, (), now_s)  # the permit is taken: no other plan may offer it
         return ()
 
     def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> Effects:

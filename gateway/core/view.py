@@ -74,6 +74,10 @@ class BackendState:
     def circuit(self) -> Circuit:
         return self.breaker.circuit
 
+    def wants_probe(self, now_s: float) -> bool:
+        """Whether the next request may try it, though its circuit is not closed."""
+        return self.health.is_open and self.breaker.wants_probe(now_s)
+
     def cost(self, now_s: float) -> float:
         """Lower is better: the expected time that one more request would add, per weight.
 
@@ -97,10 +101,13 @@ class BackendState:
 
         The configured ones, cut by the backend's own advice, times the circuit's share (slow start), cut
         while the backend says it is full; the limit is at least 1.
+
+        While a probe is wanted the limit is whole: long streams that began before, or other gateways, may
+        use more than the share, and the one probe needs a slot beside them. The permit keeps it to one.
         """
         share = self.breaker.share(settings, now_s)
         fleet_limit = self.health.capped(self.backend.limit)
-        if share != 1.0:
+        if share != 1.0 and not self.wants_probe(now_s):
             fleet_limit = max(int(fleet_limit * share), 1)
         limit = min(fleet_limit, self._cut_limit) if now_s < self._full_until_s else fleet_limit
         weight = self.backend.weight * share * self.health.advice.weight_share
@@ -178,9 +185,7 @@ class ClusterState:
         is_ejected = {b.id: b.circuit is not Circuit.CLOSED or not b.health.is_open for b in undrained}
         self.open_backends = tuple(b for b in undrained if not is_ejected[b.id])
         self.ejected_backends = tuple(b for b in undrained if is_ejected[b.id])
-        self.probe_backends = tuple(
-            b for b in self.ejected_backends if b.health.is_open and b.breaker.wants_probe(now_s)
-        )
+        self.probe_backends = tuple(b for b in self.ejected_backends if b.wants_probe(now_s))
         if self._is_short(undrained, settings.min_available):
             self.down_since_s = now_s if self.down_since_s is None else self.down_since_s
         elif self.down_since_s is not None:

@@ -459,7 +459,7 @@ class AnyStory(RuleBasedStateMachine):
     @invariant()
     def the_effective_limit_is_from_one_to_the_configured_one(self) -> None:
         assert 1 <= self.state.limit <= 40
-        assert self.state.limit <= 4 or self.state.circuit is CLOSED
+        assert self.state.limit <= 4 or self.state.circuit is CLOSED or self.state.breaker.probes == 0
         assert 0 < self.state.weight <= 1.0
         if self.state.circuit is CLOSED and self.now_s == self.since_closed_s:
             assert self.state.limit <= 4, "a burst at the moment it is back"
