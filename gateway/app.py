@@ -17,7 +17,7 @@ from random import SystemRandom, getrandbits, seed
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
 from gateway.admin.server import AdminServer
-from gateway.config.fleet import clusters_of, endpoints_of
+from gateway.config.fleet import breaker_of, clusters_of, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
@@ -122,7 +122,9 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        self.apply(
+            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+        )
         for name, until_s in (self._place.drains if self._place else {}).items():
             self.apply(Drained(name, until_s))
         await self._store.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Candidate, Outcome, Plan, Reason
@@ -93,12 +93,26 @@ class Retry(NamedTuple):
     reason: Reason
 
 
+HedgeOutcome = Literal["won", "lost", "failed"]
+
+
+class Hedged(NamedTuple):
+    """A second attempt ran beside the first: in which cluster, and what became of it.
+
+    Its answer went to the client (won), it failed before there was one, or anything else came first (lost).
+    """
+
+    cluster: str
+    outcome: HedgeOutcome
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """All that is known of one exchange at its end: one access-log line, and the metrics.
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     """
 
     request_id: str
@@ -124,6 +138,8 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     retries: tuple[Retry, ...] = ()
+    denied_retry: Retry | None = None
+    hedge: Hedged | None = None
 
 
 class Telemetry(Protocol):

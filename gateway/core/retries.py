@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.model import Candidate, Plan, RequestFacts, Shed
+from gateway.core.breaker import NO_GENERATION
+from gateway.core.model import Candidate, Plan, PlanReason, RequestFacts, Shed
 from gateway.core.routing import plan_route
 from gateway.core.taxonomy import may_move as may_move
 from gateway.core.taxonomy import may_succeed_elsewhere as may_succeed_elsewhere
@@ -89,6 +90,24 @@ def plan_again(
         return None
     in_time = tuple(c for c in rest.candidates if has_time(view.backends[c.backend.id], left_s, now_s))
     return rest._replace(candidates=in_time) if in_time else None
+
+
+def plan_hedge(
+    facts: RequestFacts, view: FleetView, first: Candidate, now_s: float, left_s: float
+) -> Plan | None:
+    """Where a second attempt may run beside `first`; None when nobody should.
+
+    In the tier of the first, if anybody else is in it at all: a luxury fills no other tier. Never at a probe
+    or in panic: what is barely standing is not asked twice for one request.
+    """
+    plan = plan_again(facts, view, (first,), now_s, left_s)
+    if plan is None:
+        return None
+    able = [c for c in plan.candidates if not c.is_probe and c.generation != NO_GENERATION]
+    beside = [c for c in able if c.tier == first.tier] or able
+    if not beside:
+        return None
+    return plan._replace(candidates=tuple(c._replace(reason=PlanReason.HEDGED) for c in beside))
 
 
 def has_time(state: BackendState, left_s: float, now_s: float) -> bool:
