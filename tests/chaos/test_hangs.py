@@ -85,6 +85,7 @@ async def test_a_hang_costs_what_was_in_flight_and_is_found_out_in_time(hang, tm
 
 # --- a fleet of three -----------------------------------------------------------------------------
 
+
 @contextmanager
 def three_gateways(text: str, folder: Path) -> Iterator[list[GatewayProcess]]:
     with running_redis(folder) as redis:
