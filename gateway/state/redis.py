@@ -8,7 +8,6 @@ happens after a failure is decided above, in shared.py.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from typing import Any, cast
@@ -19,7 +18,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisClusterException, RedisError
 
 from gateway.state.shared import LinkFailed
 
@@ -28,6 +27,8 @@ CONNECT_TIMEOUT_S = 1.0
 # A second line of defence behind the deadline of each call: see `RedisLink.exchange`.
 SOCKET_TIMEOUT_S = 1.0
 SENTINEL_PORT = 26379
+# What the client raises when something is wrong outside. That no node of a Cluster answers is no RedisError.
+FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class RedisLink:
@@ -54,19 +55,20 @@ class RedisLink:
             # A replica: the primary is elsewhere now, so the next connection should look for it.
             await self._drop_connections()
             raise LinkFailed(_brief(exc)) from exc
-        except (RedisError, OSError, ssl.SSLError) as exc:
+        except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
 
     async def news(self) -> AsyncIterator[bytes]:
         """What is told on the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
         pubsub = self._client.pubsub(ignore_subscribe_messages=True)
         try:
+            await self._client.initialize()  # a Cluster's nodes are not known before that
             await pubsub.subscribe(self._news_channel)
             while True:
                 message = await pubsub.get_message(timeout=None)
                 if message is not None:
                     yield message["data"]
-        except (RedisError, OSError, TimeoutError) as exc:
+        except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
         finally:
             await pubsub.aclose()
