@@ -25,6 +25,7 @@ from gateway.core.fleet import (
     Event,
     Fleet,
     FleetConfigured,
+    ReportCircuit,
     SetLimits,
     Ticked,
     Undrained,
@@ -94,10 +95,20 @@ class Gateway:
             match effect:
                 case SetLimits(limits):
                     self._store.set_limits(limits)
+                case ReportCircuit():
+                    self._report(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
+
+    def _report(self, change: ReportCircuit) -> None:
+        backend_id, circuit, trigger, reason = change
+        if trigger is None or reason is None:
+            log.info("the circuit of %s is %s", backend_id, circuit)
+            return
+        log.warning("the circuit of %s is %s: %s, %s", backend_id, circuit, trigger, reason)
+        self._metrics.record_opening(backend_id.partition("@")[0], backend_id, reason)
 
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""
