@@ -81,8 +81,8 @@ HEDGES = MetricSpec(
     "hedges_total",
     "counter",
     ("cluster", "outcome"),
-    "Second attempts beside a first one, by the cluster they went to. `outcome` is won (its answer went to "
-    "the client), failed (before it had one), or lost (anything else came first).",
+    "Second attempts beside a first one, by the cluster they went to. `outcome` is won (its good answer went "
+    "to the client), failed (before it had one), or lost (anything else came first).",
 )
 BREAKER_STATE = MetricSpec(
     "breaker_state",
