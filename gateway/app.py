@@ -25,6 +25,7 @@ from gateway.core.fleet import (
     Event,
     Fleet,
     FleetConfigured,
+    ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
     ShareClosing,
@@ -101,10 +102,20 @@ class Gateway:
                     self._health.try_half_open(backend_id, generation)
                 case ShareOpening() | ShareClosing():
                     self._store.share_circuit(effect)
+                case ReportCircuit():
+                    self._report(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
+
+    def _report(self, change: ReportCircuit) -> None:
+        backend_id, circuit, trigger, reason = change
+        if trigger is None or reason is None:
+            log.info("the circuit of %s is %s", backend_id, circuit)
+            return
+        log.warning("the circuit of %s is %s: %s, %s", backend_id, circuit, trigger, reason)
+        self._metrics.record_opening(backend_id.partition("@")[0], backend_id, reason)
 
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""

@@ -99,7 +99,7 @@ HedgeOutcome = Literal["won", "lost", "failed"]
 class Hedged(NamedTuple):
     """A second attempt ran beside the first: in which cluster, and what became of it.
 
-    Its answer went to the client (won), it failed before there was one, or anything else came first (lost).
+    Its good answer went to the client (won), it failed before it had one, or anything else came first (lost).
     """
 
     cluster: str

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.core.model import Candidate, Outcome, Reason
-from gateway.core.retries import hedge_delay_s, plan_hedge
+from gateway.core.retries import hedge_delay_s, may_succeed_elsewhere, plan_hedge
 from gateway.ports import Hedged, HedgeOutcome
 from gateway.proxy.attempt import Attempt
 
@@ -43,7 +43,7 @@ class Hedge:
     It knows its exchange until `end`: a ring of the two would wait for the collector.
     """
 
-    __slots__ = ("_exchange", "_first", "_has_failed", "_is_race", "_plane", "_second", "_timer")
+    __slots__ = ("_exchange", "_first", "_is_race", "_plane", "_second", "_timer")
 
     def __init__(self, exchange: Exchange, plane: DataPlane, first: Attempt, delay_s: float) -> None:
         self._plane = plane
@@ -51,7 +51,6 @@ class Hedge:
         self._first = first
         self._second: Attempt | None = None
         self._is_race = False
-        self._has_failed = False
         self._timer: asyncio.TimerHandle | None = plane.loop.call_later(delay_s, self._begin)
 
     def _begin(self) -> None:
@@ -93,8 +92,9 @@ class Hedge:
     def win(self, attempt: Attempt) -> Attempt | None:
         """Its answer goes to the client: who runs beside it is overtaken, settled and returned."""
         self._cancel()
-        if attempt is self._second and not self._has_failed:
-            self._note("won", attempt.candidate)
+        head = attempt.answer_head
+        if attempt is self._second and head is not None:
+            self._note("failed" if may_succeed_elsewhere(head.status) else "won", attempt.candidate)
         rival = self.rival_of(attempt)
         return self._settle(rival, rival, _OVERTAKEN)
 
@@ -123,7 +123,6 @@ class Hedge:
         return other
 
     def _note(self, outcome: HedgeOutcome, candidate: Candidate) -> None:
-        self._has_failed = outcome == "failed"
         if self._exchange is not None:
             self._exchange.record.hedge = Hedged(candidate.cluster, outcome)
 
