@@ -168,7 +168,7 @@ class Exchange:
         """It owns the lease from here on."""
         self.record.attempts += 1
         route = self.route
-        route.tried += (lease.candidate,)
+        route.tried = (*route.tried, lease.candidate)
         return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
 
     def send(self, attempt: Attempt) -> None:
