@@ -23,41 +23,41 @@ class Budget:
     share x E + at_least for each ten seconds begun: a full outage cannot multiply the load.
     """
 
-    __slots__ = ("_at_least", "_share", "_tally")
+    __slots__ = ("_at_least", "_exchanges", "_share", "_spent", "exchange_began")
 
-    def __init__(self, share: float, at_least: int = 0) -> None:
+    def __init__(self, share: float, at_least: int = 0, exchanges: Tally | None = None) -> None:
         self._share = share
         self._at_least = at_least
-        self._tally = Tally(WINDOW_S)
-
-    def exchange_began(self, now_s: float) -> None:
-        self._tally.add(now_s)
+        self._exchanges = exchanges if exchanges is not None else Tally(WINDOW_S)
+        self._spent = Tally(WINDOW_S)
+        # Once for each exchange that gets a backend: the tally itself, because this is asked of all.
+        self.exchange_began = self._exchanges.add
 
     def allows(self, now_s: float) -> bool:
-        exchanges, spent = self._tally.counts(now_s)
+        exchanges, spent = self._exchanges.counts(now_s).total, self._spent.counts(now_s).total
         return spent + 1 <= max(self._share * exchanges, self._at_least)
 
     def spend(self, now_s: float) -> None:
         """An extra attempt begins. One that `allows` was not asked for is counted all the same."""
-        self._tally.mark(now_s)
+        self._spent.add(now_s)
 
     def __repr__(self) -> str:
-        return f"<Budget {self._share:.0%}, {self._tally!r}>"
+        return f"<Budget {self._share:.0%} of {self._exchanges!r}, {self._spent!r} spent>"
 
 
 class ExtraAttempts:
-    """Retries and hedges of one gateway. A hedge is paid from both budgets: together they stay one fifth."""
+    """Retries and hedges of one gateway. A hedge is paid from both budgets: together they stay one fifth.
 
-    __slots__ = ("_hedges", "_retries")
+    `exchange_began` is to be told once for each exchange, when it gets its first backend.
+    """
+
+    __slots__ = ("_hedges", "_retries", "exchange_began")
 
     def __init__(self, retry_share: float = 0.2, hedge_share: float = 0.05, at_least: int = 3) -> None:
-        self._retries = Budget(retry_share, at_least)
-        self._hedges = Budget(hedge_share)
-
-    def exchange_began(self, now_s: float) -> None:
-        """Once for each exchange that asks for a backend, before its first attempt."""
-        self._retries.exchange_began(now_s)
-        self._hedges.exchange_began(now_s)
+        exchanges = Tally(WINDOW_S)
+        self._retries = Budget(retry_share, at_least, exchanges)
+        self._hedges = Budget(hedge_share, 0, exchanges)
+        self.exchange_began = exchanges.add
 
     def may_retry(self, now_s: float) -> bool:
         return self._retries.allows(now_s)

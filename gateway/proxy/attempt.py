@@ -191,11 +191,15 @@ class Attempt:
         self._held = None
         plane = self._plane
         plane.store.release(lease)
-        backend, _, _, _, _, generation, _ = self.candidate
-        head, elapsed_s, asked_s = self.answer_head, None, None
-        if head is None or head.status >= 400 or self._answered_s is None:
+        candidate, head = self.candidate, self.answer_head
+        elapsed_s = asked_s = None
+        if self._answered_s is None or head is None or head.status >= 400:
             elapsed_s, asked_s = self._wait_in_vain(outcome)
-        plane.apply(AttemptFinished(backend.id, outcome, self._untold_ttft_s, elapsed_s, generation, asked_s))
+        plane.apply(
+            AttemptFinished(
+                candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s, candidate.generation, asked_s
+            )
+        )
 
     def _wait_in_vain(self, outcome: Outcome) -> tuple[float | None, float | None]:
         """How long no good byte came, and how long a full backend asks to be left alone.

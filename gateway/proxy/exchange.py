@@ -19,19 +19,17 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from gateway.core.model import SUCCESS, Candidate, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
-from gateway.core.retries import may_move, may_succeed_elsewhere, plan_again, reason_of_status
-from gateway.core.routing import plan_route
+from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, ShedReason
+from gateway.core.retries import may_succeed_elsewhere, reason_of_status
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
-from gateway.proxy.spans import deadline_s
+from gateway.proxy.route import Route
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
-    from gateway.proxy.headers import RequestHead
     from gateway.proxy.plane import DataPlane
     from gateway.proxy.request_reader import Request
 
@@ -41,8 +39,6 @@ _COMPLETED = Reason.COMPLETED  # once: see attempt.py
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 _REFUSED = Outcome.of(Reason.REFUSED)
 _OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
-# How often a plan may be overtaken by what happens while its request waits: circuits open, drains begin.
-MAX_STALE_PLANS = 3
 
 
 class Exchange:
@@ -51,24 +47,20 @@ class Exchange:
     __slots__ = (
         "_attempt",
         "_body",
-        "_deadline_s",
         "_endpoint",
         "_failed",
         "_head",
         "_hedge",
-        "_is_own_deadline",
         "_plane",
         "_refusal",
-        "_stale_plans",
         "_task",
-        "_tried",
         "_waited_s",
         "connection",
-        "facts",
         "is_chunked",
         "is_committed",
         "keeps_alive",
         "record",
+        "route",
     )
 
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
@@ -76,16 +68,12 @@ class Exchange:
         self._plane = plane
         self._head = head
         self._endpoint = endpoint
-        self.facts = cast(RequestFacts, None)  # read before there is a plan
+        self.route = cast(Route, None)  # begins with the first plan
         self._attempt: Attempt | None = None
         self._hedge: Hedge | None = None
-        self._tried: tuple[Candidate, ...] = ()  # this attempt and those before it
         self._failed: Reason | None = None  # how the one before this attempt did
-        self._stale_plans = 0
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._waited_s = 0.0  # for backends that did not answer in the end
-        self._deadline_s = received_s + plane.timeouts.total_s
-        self._is_own_deadline = False  # the client's, not the gateway's
         self.connection = connection
         self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
         self.is_chunked = False
@@ -132,30 +120,19 @@ class Exchange:
         facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
+        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        self.route = route = Route(plane, record, known)
         if self._head.deadline is not None:
-            self._heed_deadline(self._head, now_s)
-        self.facts = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
-        plan = plan_route(self.facts, plane.view, now_s)
-        if isinstance(plan, Shed):
-            raise shed(plan.reason, facts.model)
+            route.heed_deadline(self._head, now_s)
+        plan = route.plan(now_s)
         record.route_model = plan.route_model
         record.preferred_tier = plan.preferred_tier
         return plan
 
-    def _heed_deadline(self, head: RequestHead, now_s: float) -> None:
-        """The client's own deadline counts if it is the earlier one. Raises Refusal."""
-        own_s = deadline_s(head)
-        if own_s is None or self.record.started_s + own_s >= self._deadline_s:
-            return
-        self._deadline_s = self.record.started_s + own_s
-        self._is_own_deadline = True
-        if now_s >= self._deadline_s:
-            raise attempt_failed(Reason.CLIENT_LEFT)
-
     async def _run(self, plan: Plan | None, failed: Reason | None = None) -> None:
         """Waits for a slot: the first one, or one elsewhere after an attempt that `failed`."""
         try:
-            lease = await self._lease(plan, failed)
+            lease = await self.route.lease(plan, failed)
             self._task = None
             if lease is not None:
                 self._try(lease, self._plane.clock(), failed)
@@ -171,51 +148,6 @@ class Exchange:
             log.exception("exchange %s failed", self.record.request_id)
             self._fail_inside()
         self._end()
-
-    async def _lease(self, plan: Plan | None, failed: Reason | None) -> Lease | None:
-        """A lease for an attempt that may begin now. None when nobody may try. Raises Refusal."""
-        plane = self._plane
-        while self._stale_plans <= MAX_STALE_PLANS:
-            if plan is None:
-                plan = self._plan_anew(failed)
-            lease = await plane.store.lease(plan) if plan is not None else None
-            if lease is None:
-                return None
-            # What has changed while it waited: circuits, drains, and what others spent of the budget.
-            is_paid = failed is None or plane.extra.may_retry(plane.clock())
-            if is_paid and plane.view.admits(lease.candidate):
-                return lease
-            plane.store.release(lease)
-            self._stale_plans += 1
-            plan = None
-        return None
-
-    def _plan_anew(self, failed: Reason | None) -> Plan | None:
-        """After an attempt that `failed`, or (None) because the plan was overtaken. Raises Refusal."""
-        now_s = self._plane.clock()
-        if failed is not None:
-            return self._plan_retry(failed, now_s)
-        if self._tried:
-            return plan_again(self.facts, self._plane.view, self._tried, now_s, self.left_s(now_s))
-        plan = plan_route(self.facts, self._plane.view, now_s)
-        if isinstance(plan, Shed):
-            raise shed(plan.reason, self.facts.model)
-        return plan
-
-    def _plan_retry(self, failed: Reason, now_s: float) -> Plan | None:
-        """Who may be tried after the attempt that has failed; None when nobody may, or none can be paid."""
-        plane, attempt, record = self._plane, self._attempt, self.record
-        if attempt is None or not may_move(failed) or record.attempts >= plane.attempts:
-            return None
-        plan = plan_again(self.facts, plane.view, self._tried, now_s, self.left_s(now_s))
-        if plan is not None and not plane.extra.may_retry(now_s):
-            record.denied_retry = Retry(attempt.candidate.cluster, failed)
-            return None
-        return plan
-
-    def left_s(self, now_s: float) -> float:
-        """Until the deadline."""
-        return self._deadline_s - now_s
 
     def _try(self, lease: Lease, now_s: float, failed: Reason | None = None) -> None:
         """The first attempt, or the next after one that `failed` or was not to be tried any more."""
@@ -235,8 +167,9 @@ class Exchange:
     def new_attempt(self, lease: Lease, now_s: float) -> Attempt:
         """It owns the lease from here on."""
         self.record.attempts += 1
-        self._tried += (lease.candidate,)
-        return Attempt(self._plane, self, lease, now_s, self.facts.body_bytes)
+        route = self.route
+        route.tried = (*route.tried, lease.candidate)
+        return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
 
     def send(self, attempt: Attempt) -> None:
         """Raises Refusal."""
@@ -263,7 +196,7 @@ class Exchange:
             if self._hedge is not None and self._hedge.rival_of(attempt) is not None:
                 self.on_attempt_ended(attempt, reason)
                 return
-            plan = self._plan_retry(reason, self._plane.clock())
+            plan = self.route.plan_retry(reason, self._plane.clock())
             if plan is not None:
                 attempt.hold(chunk)
                 self._try_elsewhere(attempt, reason, plan)
@@ -291,9 +224,7 @@ class Exchange:
             self._settle(Outcome.of(reason))
         if reason is Reason.REFUSED:  # nothing was sent: as if it had not been tried
             failed = None
-            self._tried = self._tried[:-1]
-            self.record.attempts -= 1
-            self._stale_plans += 1
+            self.route.take_back(attempt.candidate)
         self._task = self._plane.loop.create_task(self._run(plan, failed))
 
     def _go_on_with(self, attempt: Attempt, other: Attempt) -> None:
@@ -462,9 +393,9 @@ class Exchange:
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
-        if now_s >= self._deadline_s:
+        if now_s >= self.route.deadline_s:
             # A client in a hurry says nothing about the backend.
-            self.stop(Reason.CLIENT_LEFT if self._is_own_deadline else Reason.TOTAL_TIMEOUT)
+            self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)
         elif self.is_committed and self.connection.paused_since_s is not None:
             if self.connection.is_stuck(now_s):
                 self.connection.transport.abort()

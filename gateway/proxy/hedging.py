@@ -63,7 +63,8 @@ class Hedge:
         if not plane.extra.may_hedge(now_s):
             return
         try:
-            plan = plan_hedge(exchange.facts, plane.view, first.candidate, now_s, exchange.left_s(now_s))
+            route = exchange.route
+            plan = plan_hedge(route.facts, plane.view, first.candidate, now_s, route.left_s(now_s))
             lease = plane.store.lease_now(plan) if plan is not None else None
             if lease is None:
                 return
