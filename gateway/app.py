@@ -17,7 +17,7 @@ from random import SystemRandom, getrandbits, seed
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
 from gateway.admin.server import AdminServer
-from gateway.config.fleet import clusters_of, endpoints_of
+from gateway.config.fleet import breaker_of, clusters_of, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
@@ -25,6 +25,7 @@ from gateway.core.fleet import (
     Event,
     Fleet,
     FleetConfigured,
+    ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
     ShareClosing,
@@ -95,16 +96,26 @@ class Gateway:
         """Tells the fleet what happened, and does what it says is to be done."""
         for effect in self._fleet.apply(event, self._clock()):
             match effect:
-                case SetLimits(limits):
-                    self._store.set_limits(limits)
+                case SetLimits(limits, caps):
+                    self._store.set_limits(limits, caps)
                 case SendSyntheticProbe(backend_id, generation):
                     self._health.try_half_open(backend_id, generation)
                 case ShareOpening() | ShareClosing():
                     self._store.share_circuit(effect)
+                case ReportCircuit():
+                    self._report(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
+
+    def _report(self, change: ReportCircuit) -> None:
+        backend_id, circuit, trigger, reason = change
+        if trigger is None or reason is None:
+            log.info("the circuit of %s is %s", backend_id, circuit)
+            return
+        log.warning("the circuit of %s is %s: %s, %s", backend_id, circuit, trigger, reason)
+        self._metrics.record_opening(backend_id.partition("@")[0], backend_id, reason)
 
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""
@@ -122,7 +133,9 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        self.apply(
+            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+        )
         for name, until_s in (self._place.drains if self._place else {}).items():
             self.apply(Drained(name, until_s))
         await self._store.start()

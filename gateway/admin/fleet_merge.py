@@ -7,6 +7,9 @@ from typing import Any
 
 Page = dict[str, Any]
 
+# A circuit is shown as whoever sees it worst sees it.
+_WORSE = ("closed", "half_open", "open")
+
 
 def merge_pages(pages: Sequence[Page]) -> Page:
     """One page of the same shape. All come from one configuration, so they name the same clusters."""
@@ -37,6 +40,7 @@ def _backend(parts: Sequence[Page], total: int) -> Page:
         "share": _share(in_flight, total),
         **_drain(parts),
         # Each worker has measured its own requests only: the slowest view is the safe one.
+        "circuit": max((part["circuit"] for part in parts), key=lambda c: _WORSE.index(c["state"])),
         "latency_ewma_ms": max(part["latency_ewma_ms"] for part in parts),
     }
 

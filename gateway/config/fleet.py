@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.config.schema import BackendConfig, ClusterConfig, Config
+from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
 
 
@@ -47,6 +48,20 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
             weight=cluster.weight,
         )
         for cluster in config.clusters
+    )
+
+
+def breaker_of(config: Config) -> BreakerSettings:
+    """When circuits open, in the core's terms."""
+    breaker = config.breaker
+    return BreakerSettings(
+        breaker.consecutive,
+        breaker.ratio,
+        breaker.min_samples,
+        breaker.window_s,
+        breaker.open_s,
+        breaker.open_max_s,
+        breaker.slow_start_s,
     )
 
 

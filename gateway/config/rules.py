@@ -10,6 +10,7 @@ from msgspec import Struct
 from gateway.config.schema import (
     AdminConfig,
     AuthConfig,
+    BreakerConfig,
     ClusterConfig,
     Config,
     DownstreamTlsConfig,
@@ -101,6 +102,16 @@ def _check_timeout(section: HealthConfig | SyntheticConfig | EngineMetricsConfig
         report.complain(section, "timeout", f"must be at most interval, {longest}")
 
 
+def check_breaker(breaker: BreakerConfig, report: Report) -> None:
+    if breaker.open_max_s < breaker.open_s and not report.has_problem(breaker, "open_max"):
+        key = "open_max" if report.is_given(breaker, "open_max") else "open"
+        if key == "open_max":
+            report.complain(breaker, key, f"must be at least open, {format_duration(breaker.open_s)}")
+        else:
+            longest = format_duration(breaker.open_max_s)
+            report.complain(breaker, key, f"must be at most open_max, {longest}", "raise open_max too")
+
+
 def check_cluster(cluster: ClusterConfig, report: Report) -> None:
     without = [backend for backend in cluster.backends if backend.limit is None]
     if cluster.limit is None and without and not any(report.has_problem(b, "limit") for b in without):
@@ -127,6 +138,12 @@ def check_config(config: Config, report: Report) -> None:
     if config.max_body_bytes > config.max_buffered_bytes:
         key = "max_buffered"
         report.complain(config, key, f"must be at least max_body, {format_size(config.max_body_bytes)}")
+    if config.hedge is not None and config.retry.attempts < 2:
+        report.complain(
+            config, "hedge", "has no effect with retry.attempts: 1", "a hedge is a second attempt: allow 2"
+        )
+    if config.hedge is not None and config.hedge.budget > config.retry.budget:
+        report.complain(config.hedge, "budget", f"must be at most retry.budget, {config.retry.budget:g}")
     if config.listen.clashes_with(config.admin.listen):
         report.complain(config, "listen", f"must differ from the admin port's {config.admin.listen}")
 
@@ -144,6 +161,7 @@ Rule = Callable[[Any, Report], None]
 RULES: dict[type, Rule] = {
     AdminConfig: check_admin,
     AuthConfig: check_auth,
+    BreakerConfig: check_breaker,
     ClusterConfig: check_cluster,
     Config: check_config,
     DownstreamTlsConfig: check_downstream_tls,

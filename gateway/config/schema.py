@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from gateway.config.addresses import Address, BackendUrl
 from gateway.config.secrets import Secret
+from gateway.config.units import AT_P95
 
 DAY_S = 86_400.0
 # A probe takes its turn on the event loop of the data plane.
@@ -142,6 +143,72 @@ class RetryConfig(Section, frozen=True, kw_only=True):
     attempts: Annotated[
         int, Meta(ge=1, le=100, description="Tries at backends per request, the first included.")
     ] = 3
+    budget: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Second attempts, hedges included, as a share of the requests of the last 10 s; "
+            "three in 10 s are always allowed, unless it is 0.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.2
+
+
+class HedgeConfig(Section, frozen=True, kw_only=True):
+    """A second attempt beside a first one that gives no byte; the first good byte wins. Absent: off."""
+
+    after_s: Annotated[
+        float,
+        Meta(
+            le=7 * DAY_S,
+            description="How long without a byte. `p95`: of the backend's own first bytes in the last "
+            "minute, once it has had 20.",
+            extra={"kind": "hedge_after"},
+        ),
+    ] = field(default=AT_P95, name="after")
+    budget: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Hedges as a share of the requests of the last 10 s; each is paid from "
+            "`retry.budget` too.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.05
+
+
+class BreakerConfig(Section, frozen=True, kw_only=True):
+    """When a backend's circuit opens, for how long, and how the backend comes back."""
+
+    consecutive: Annotated[
+        int, Meta(ge=1, le=100_000, description="Failed attempts in a row that open it.")
+    ] = 5
+    ratio: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of failed attempts in `window` that opens it.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.5
+    min_samples: Annotated[
+        int, Meta(ge=1, le=100_000, description="Attempts in `window` below which `ratio` says nothing.")
+    ] = 20
+    window_s: Annotated[float, _duration("The time that `ratio` looks at.", ge=0.1)] = field(
+        default=10.0, name="window"
+    )
+    open_s: Annotated[
+        float, _duration("How long the first opening lasts; each one in a row twice as long.")
+    ] = field(default=1.0, name="open")
+    open_max_s: Annotated[float, _duration("How long an opening lasts at most.")] = field(
+        default=60.0, name="open_max"
+    )
+    slow_start_s: Annotated[
+        float, _duration("How long a backend takes from 10 % of its limit and weight to all of it.", ge=0)
+    ] = field(default=30.0, name="slow_start")
 
 
 class PoolConfig(Section, frozen=True, kw_only=True):
@@ -369,6 +436,8 @@ class Config(Section, frozen=True, kw_only=True):
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()
+    hedge: HedgeConfig | None = None
+    breaker: BreakerConfig = BreakerConfig()
     pool: PoolConfig = PoolConfig()
     clusters: Annotated[
         tuple[ClusterConfig, ...],

@@ -163,6 +163,7 @@ class Breaker:
         "generation",
         "opening",
         "probes",
+        "since_s",
         "synthetic_at_s",
         "takes_real_from_s",
         "until_s",
@@ -171,6 +172,7 @@ class Breaker:
 
     def __init__(self, window_s: float = DEFAULTS.window_s) -> None:
         self.circuit = _CLOSED
+        self.since_s: float | None = None  # of this state; None: it has never been another
         self.generation = 0
         self.evidence = Evidence(window_s)
         self.opening: Opening | None = None  # the last one; kept when the circuit closes
@@ -196,12 +198,14 @@ class Breaker:
     def open(self, sign: Sign, opening: Opening, voters: frozenset[str], now_s: float) -> None:
         self._move(sign, _OPEN)
         self.opening = opening
+        self.since_s = now_s
         self.until_s = now_s + opening.open_s
         self.voters = voters
 
     def try_again(self, sign: Sign, settings: BreakerSettings, now_s: float) -> None:
         """Half-open. After a failure that was found out by waiting, a synthetic probe goes first."""
         self._move(sign, _HALF_OPEN)
+        self.since_s = now_s
         is_slow = self.opening is not None and LESSONS[self.opening.reason].is_slow
         synthetic_first = is_slow and sign is Sign.WAITED
         later_s = now_s + settings.probe_wait_s
@@ -212,7 +216,7 @@ class Breaker:
     def close(self, sign: Sign, now_s: float) -> None:
         self._move(sign, _CLOSED)
         self.voters = frozenset()
-        self.closed_at_s = now_s
+        self.since_s = self.closed_at_s = now_s
 
     def probe_began(self, generation: int | None) -> bool:
         """Whether an attempt of this generation is a probe. More than one is the store's mistake."""

@@ -77,8 +77,9 @@ class BytesSeen(NamedTuple):
 class AttemptFinished(NamedTuple):
     """`ttft_s` is that of a good answer whose first byte no FirstByteSeen has told of.
 
-    `elapsed_s`: how long an attempt took that ended without a first byte; then the backend's latency is at
-    least that. `generation` as in AttemptStarted. `retry_after_s` is what a full backend (429, 503) asks.
+    `elapsed_s`: how long an attempt took that ended without one, from its begin (an error answer that was
+    not whole: until it began); then the backend's latency is at least that. `generation` as in
+    AttemptStarted. `retry_after_s` is what a full backend (429, 503) asks.
     """
 
     backend_id: str
@@ -140,9 +141,13 @@ Event = (
 
 
 class SetLimits(NamedTuple):
-    """Tell the store every backend's effective limit; a backend not named is gone."""
+    """Tell the store every backend's limit for the whole fleet; a backend not named is gone.
+
+    `caps`: where this gateway by itself may hold less, because the backend has told it that it is full.
+    """
 
     limits: Mapping[str, int]
+    caps: Mapping[str, int] = {}
 
 
 class CloseIdleConnections(NamedTuple):

@@ -10,7 +10,7 @@ Invariants (asserted, and tested with hypothesis):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from gateway.core.balancing import CLUSTER_POLICIES
@@ -118,7 +118,7 @@ class Fleet:
         # All backends that events may speak of: those of the view, and those that left the configuration
         # while work ran on them, until that work ends.
         self._states: dict[str, BackendState] = {}
-        self._limits: Mapping[str, int] = {}  # as last told
+        self._told = SetLimits({})
 
     def apply(self, event: Event, now_s: float) -> Effects:
         """Takes in one event. Raises UnknownName for a drain of nobody; nothing is changed then."""
@@ -192,11 +192,16 @@ class Fleet:
 
     def _told_limits(self) -> Effects:
         """The effective limits, if the store does not know them yet."""
-        limits = {id_: state.limit for id_, state in self.view.backends.items()}
-        if limits == self._limits:
+        limits = self._limits_now()
+        if limits == self._told:
             return ()
-        self._limits = limits
-        return (SetLimits(limits),)
+        self._told = limits
+        return (limits,)
+
+    def _limits_now(self) -> SetLimits:
+        states = self.view.backends
+        caps = {id_: state.limit for id_, state in states.items() if state.limit < state.fleet_limit}
+        return SetLimits({id_: state.fleet_limit for id_, state in states.items()}, caps)
 
     # --- other gateways ------------------------------------------------------------------------------
 
@@ -239,8 +244,7 @@ class Fleet:
         self._states = leaving | view.backends
         self._refresh(now_s)
         removed = tuple(id_ for id_ in old_backends if id_ not in view.backends)
-        self._limits = {id_: state.limit for id_, state in view.backends.items()}
-        limits = SetLimits(self._limits)
+        limits = self._told = self._limits_now()
         return (limits, CloseIdleConnections(removed)) if removed else (limits,)
 
     def _kept_or_new(self, backend: Backend, now_s: float) -> BackendState:

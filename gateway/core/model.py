@@ -85,6 +85,7 @@ class PlanReason(StrEnum):
     EJECTED = "ejected"
     UNHEALTHY = "unhealthy"
     FAILED = "failed"
+    HEDGED = "hedged"
     PROBE = "probe"
     PANIC = "panic"
 

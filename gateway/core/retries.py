@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.model import Candidate, Plan, RequestFacts, Shed
+from gateway.core.breaker import NO_GENERATION
+from gateway.core.model import Candidate, Plan, PlanReason, RequestFacts, Shed
 from gateway.core.routing import plan_route
 from gateway.core.taxonomy import may_move as may_move
 from gateway.core.taxonomy import may_succeed_elsewhere as may_succeed_elsewhere
@@ -22,41 +23,41 @@ class Budget:
     share x E + at_least for each ten seconds begun: a full outage cannot multiply the load.
     """
 
-    __slots__ = ("_at_least", "_share", "_tally")
+    __slots__ = ("_at_least", "_exchanges", "_share", "_spent", "exchange_began")
 
-    def __init__(self, share: float, at_least: int = 0) -> None:
+    def __init__(self, share: float, at_least: int = 0, exchanges: Tally | None = None) -> None:
         self._share = share
         self._at_least = at_least
-        self._tally = Tally(WINDOW_S)
-
-    def exchange_began(self, now_s: float) -> None:
-        self._tally.add(now_s)
+        self._exchanges = exchanges if exchanges is not None else Tally(WINDOW_S)
+        self._spent = Tally(WINDOW_S)
+        # Once for each exchange that gets a backend: the tally itself, because this is asked of all.
+        self.exchange_began = self._exchanges.add
 
     def allows(self, now_s: float) -> bool:
-        exchanges, spent = self._tally.counts(now_s)
+        exchanges, spent = self._exchanges.counts(now_s).total, self._spent.counts(now_s).total
         return spent + 1 <= max(self._share * exchanges, self._at_least)
 
     def spend(self, now_s: float) -> None:
         """An extra attempt begins. One that `allows` was not asked for is counted all the same."""
-        self._tally.mark(now_s)
+        self._spent.add(now_s)
 
     def __repr__(self) -> str:
-        return f"<Budget {self._share:.0%}, {self._tally!r}>"
+        return f"<Budget {self._share:.0%} of {self._exchanges!r}, {self._spent!r} spent>"
 
 
 class ExtraAttempts:
-    """Retries and hedges of one gateway. A hedge is paid from both budgets: together they stay one fifth."""
+    """Retries and hedges of one gateway. A hedge is paid from both budgets: together they stay one fifth.
 
-    __slots__ = ("_hedges", "_retries")
+    `exchange_began` is to be told once for each exchange, when it gets its first backend.
+    """
+
+    __slots__ = ("_hedges", "_retries", "exchange_began")
 
     def __init__(self, retry_share: float = 0.2, hedge_share: float = 0.05, at_least: int = 3) -> None:
-        self._retries = Budget(retry_share, at_least)
-        self._hedges = Budget(hedge_share)
-
-    def exchange_began(self, now_s: float) -> None:
-        """Once for each exchange that asks for a backend, before its first attempt."""
-        self._retries.exchange_began(now_s)
-        self._hedges.exchange_began(now_s)
+        exchanges = Tally(WINDOW_S)
+        self._retries = Budget(retry_share, at_least, exchanges)
+        self._hedges = Budget(hedge_share, 0, exchanges)
+        self.exchange_began = exchanges.add
 
     def may_retry(self, now_s: float) -> bool:
         return self._retries.allows(now_s)
@@ -89,6 +90,24 @@ def plan_again(
         return None
     in_time = tuple(c for c in rest.candidates if has_time(view.backends[c.backend.id], left_s, now_s))
     return rest._replace(candidates=in_time) if in_time else None
+
+
+def plan_hedge(
+    facts: RequestFacts, view: FleetView, first: Candidate, now_s: float, left_s: float
+) -> Plan | None:
+    """Where a second attempt may run beside `first`; None when nobody should.
+
+    In the tier of the first, if anybody else is in it at all: a luxury fills no other tier. Never at a probe
+    or in panic: what is barely standing is not asked twice for one request.
+    """
+    plan = plan_again(facts, view, (first,), now_s, left_s)
+    if plan is None:
+        return None
+    able = [c for c in plan.candidates if not c.is_probe and c.generation != NO_GENERATION]
+    beside = [c for c in able if c.tier == first.tier] or able
+    if not beside:
+        return None
+    return plan._replace(candidates=tuple(c._replace(reason=PlanReason.HEDGED) for c in beside))
 
 
 def has_time(state: BackendState, left_s: float, now_s: float) -> bool:

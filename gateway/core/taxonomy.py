@@ -63,9 +63,9 @@ _S, _I, _D = Verdict.SUCCESS, Verdict.IGNORED, Verdict.DROPPED
 LESSONS: dict[Reason, Lesson] = {
     Reason.COMPLETED: Lesson(_S, "a whole answer with a status below 400"),
     Reason.CLIENT_ERROR: Lesson(_I, "a whole answer with another 4xx: the caller's own error, final"),
-    Reason.CLIENT_LEFT: Lesson(_I, "the client went away"),
+    Reason.CLIENT_LEFT: Lesson(_I, "the client went away, or the deadline that it set has passed"),
     Reason.OVERTAKEN: Lesson(_I, "a second attempt of the same request answered first"),
-    Reason.REFUSED: Lesson(_I, "the gateway itself refused: bad input, no capacity"),
+    Reason.REFUSED: Lesson(_I, "the gateway itself refused: bad input, no capacity, no longer admitted"),
     Reason.BACKEND_FULL: Lesson(_I, "429 or 503: full, not broken", may_move=True, cuts_limit=True),
     Reason.SHUTDOWN: Lesson(_I, "the gateway shuts down"),
     Reason.CONNECT_FAILED: Lesson(_D, "the connection was refused or could not be made", may_move=True),

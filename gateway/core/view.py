@@ -32,6 +32,7 @@ class BackendState:
         "breaker",
         "digest",
         "drained_until_s",
+        "fleet_limit",
         "health",
         "in_flight",
         "latency",
@@ -43,7 +44,7 @@ class BackendState:
 
     def __init__(self, backend: Backend, window_s: float = DEFAULTS.window_s) -> None:
         self.backend = backend
-        self.limit = backend.limit
+        self.limit = self.fleet_limit = backend.limit
         self.weight = backend.weight
         self.in_flight = 0
         self.breaker = Breaker(window_s)
@@ -105,14 +106,13 @@ class BackendState:
         use more than the share, and the one probe needs a slot beside them. The permit keeps it to one.
         """
         share = self.breaker.share(settings, now_s)
-        limit = self.health.capped(self.backend.limit)
+        fleet_limit = self.health.capped(self.backend.limit)
         if share != 1.0 and not self.wants_probe(now_s):
-            limit = max(int(limit * share), 1)
-        if now_s < self._full_until_s:
-            limit = min(limit, self._cut_limit)
+            fleet_limit = max(int(fleet_limit * share), 1)
+        limit = min(fleet_limit, self._cut_limit) if now_s < self._full_until_s else fleet_limit
         weight = self.backend.weight * share * self.health.advice.weight_share
-        has_changed = limit != self.limit or weight != self.weight
-        self.limit, self.weight = limit, weight
+        has_changed = (limit, fleet_limit, weight) != (self.limit, self.fleet_limit, self.weight)
+        self.limit, self.fleet_limit, self.weight = limit, fleet_limit, weight
         return has_changed
 
     def __repr__(self) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from gateway.core.fleet import FleetView
-from gateway.core.model import Candidate
-from gateway.proxy.errors import Refusal, reason_phrase
+from gateway.core.model import Candidate, Outcome, Verdict
+from gateway.core.retries import may_succeed_elsewhere, reason_of_status
+from gateway.proxy.errors import SHOULD_NOT_RETRY, Refusal, reason_phrase
 from gateway.proxy.headers import RequestHead, ResponseHead
 from gateway.proxy.paths import Endpoint, LocalPath
 
@@ -47,12 +48,23 @@ def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
         framing = b"content-length: %d\r\n" % head.length
     if not exchange.keeps_alive:
         framing += b"connection: close\r\n"
+    if head.status >= 500 and record.attempts > 1 and _is_final(head):
+        framing += SHOULD_NOT_RETRY
     return b"%bx-request-id: %b\r\n%b%b\r\n" % (
         head.forward,
         record.request_id.encode(),
         routing_lines(candidate, exchange) if candidate is not None else b"",
         framing,
     )
+
+
+def _is_final(head: ResponseHead) -> bool:
+    """A failure that comes after others: the client need not repeat what was tried for it already.
+
+    A full backend says itself when to come back, and who says what he wants of retries is not corrected.
+    """
+    failed = Outcome.of(reason_of_status(head.status)).verdict is Verdict.DROPPED
+    return failed and may_succeed_elsewhere(head.status) and b"x-should-retry:" not in head.forward.lower()
 
 
 def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:

@@ -8,7 +8,9 @@ so an owner may run several at once and settle those that it does not want.
 
 Invariants:
 - the lease is given back exactly once, in `settle`, and not before the connection is closed or done with;
-- the owner is told of a first byte at most once, of an end at most once, and of nothing after `settle`.
+- the owner is told of a first byte at most once, of an end at most once, and of nothing after `settle`;
+- the fleet, which counts who waits for a first byte, is told once that this one waits no more: of the first
+  byte (FirstByteSeen, `ttft_s`), of a whole error answer (the outcome), or of how long it waited in vain.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.model import Outcome, Reason
+from gateway.core.taxonomy import LESSONS, reason_of_status
 from gateway.ports import Lease
 from gateway.proxy.headers import ResponseHead
 from gateway.proxy.last_event import LastEvent
 from gateway.proxy.pool import ConnectFailed, UpstreamPool
+from gateway.proxy.spans import retry_after_s
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -42,7 +46,10 @@ class AttemptOwner(Protocol):
         """The answer has begun, or has ended without a body: to be relayed or held, before this returns."""
 
     def on_attempt_ended(self, attempt: Attempt, reason: Reason) -> None:
-        """COMPLETED, or why it failed; to be settled yet."""
+        """COMPLETED, or why it failed; to be settled yet.
+
+        REFUSED: its backend was no longer to be tried when the connection was made, and nothing was sent.
+        """
 
     def on_attempt_fault(self, attempt: Attempt) -> None:
         """A mistake in the gateway itself ended it, and is in the log."""
@@ -52,6 +59,7 @@ class Attempt:
     """A Receiver of one upstream connection. The lease is its own from the moment it is made."""
 
     __slots__ = (
+        "_answered_s",
         "_connecting",
         "_first_byte_deadline_s",
         "_held",
@@ -76,7 +84,9 @@ class Attempt:
         "lacks_done",
     )
 
-    def __init__(self, plane: DataPlane, owner: AttemptOwner, lease: Lease, now_s: float) -> None:
+    def __init__(
+        self, plane: DataPlane, owner: AttemptOwner, lease: Lease, now_s: float, body_bytes: int = 0
+    ) -> None:
         self._plane = plane
         self._owner = owner
         self._lease: Lease | None = lease
@@ -87,13 +97,14 @@ class Attempt:
         self._connecting: asyncio.Task[None] | None = None
         self._upstream: UpstreamConnection | None = None
         self._first_byte_deadline_s: float | None = None  # None: nothing is sent, or no byte waited for
+        self._answered_s: float | None = None  # when the first body byte came, good or not
         self._held: list[bytes] | None = None
         self._write: Callable[[bytes], None] | None = None
         self._last_event: LastEvent | None = None
         self._untold_ttft_s: float | None = None
         self.is_relayed = False
         self.lacks_done = False  # an event stream that ended with its connection, without [DONE]
-        plane.apply(AttemptStarted(candidate.backend.id))
+        plane.apply(AttemptStarted(candidate.backend.id, candidate.generation, body_bytes))
 
     # --- what the owner calls ------------------------------------------------------------------------
 
@@ -116,6 +127,7 @@ class Attempt:
     def hold(self, chunk: bytes) -> None:
         """The answer waits here, and the backend with the rest of it, until the owner wants it or settles."""
         self._held = [chunk]
+        self._answered_s = self._plane.clock()
         self._first_byte_deadline_s = None
         self._is_held_whole = False
         if self._upstream is not None:
@@ -145,7 +157,7 @@ class Attempt:
         self.is_relayed = True
         self._first_byte_deadline_s = None
         self._request_body = b""  # nothing is repeated now: a long stream need not keep its request
-        self._progress_s = now_s
+        self._progress_s = self._answered_s = now_s
         if head.status < 400:
             self._untold_ttft_s = now_s - self.began_s
         self._seen_bytes = len(begun)
@@ -179,8 +191,25 @@ class Attempt:
         self._held = None
         plane = self._plane
         plane.store.release(lease)
-        elapsed_s = None if self._first_byte_deadline_s is None else plane.clock() - self.began_s
-        plane.apply(AttemptFinished(self.candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s))
+        candidate, head = self.candidate, self.answer_head
+        elapsed_s = asked_s = None
+        if self._answered_s is None or head is None or head.status >= 400:
+            elapsed_s, asked_s = self._wait_in_vain(outcome)
+        plane.apply(
+            AttemptFinished(
+                candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s, candidate.generation, asked_s
+            )
+        )
+
+    def _wait_in_vain(self, outcome: Outcome) -> tuple[float | None, float | None]:
+        """How long no good byte came, and how long a full backend asks to be left alone.
+
+        The first is None for an error answer that was whole: then the outcome says that it was answered.
+        """
+        head, answered_s = self.answer_head, self._answered_s
+        if head is not None and answered_s is not None and outcome.reason is reason_of_status(head.status):
+            return None, retry_after_s(head) if LESSONS[outcome.reason].cuts_limit else None
+        return (self._plane.clock() if answered_s is None else answered_s) - self.began_s, None
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
@@ -191,6 +220,8 @@ class Attempt:
             if now_s >= self._first_byte_deadline_s:
                 self.fail(Reason.FIRST_BYTE_TIMEOUT)
         elif upstream.body_bytes != self._seen_bytes:
+            if self._seen_bytes >= 0:
+                self._plane.progressed.add(self.candidate.backend.id)
             self._seen_bytes = upstream.body_bytes
             self._progress_s = now_s
             if self._untold_ttft_s is not None:
@@ -222,7 +253,12 @@ class Attempt:
         try:
             connection = await self._pool.connect()
             self._connecting = None
-            self._send(connection, self._plane.clock())
+            # The one probe permit may be its own: whether that is free need not be asked again.
+            if self._plane.view.admits(self.candidate._replace(is_probe=False)):
+                self._send(connection, self._plane.clock())
+            else:
+                connection.close()
+                self._owner.on_attempt_ended(self, Reason.REFUSED)
         except ConnectFailed as failed:
             self._connecting = None
             self._owner.on_attempt_ended(self, failed.reason)

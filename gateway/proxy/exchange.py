@@ -1,13 +1,15 @@
-"""One request's life, in order: `start`, `on_first_byte`, `on_attempt_ended`, `_finish`.
+"""One request's life, in order: `start`, `on_first_byte`, `on_attempt_ended`, `_end`.
 
 The usual exchange finds a slot and an idle connection at once: it is on its way before `start` returns, and
 callbacks carry it to its end. Only who has to wait for a slot, the first or that of another try, gets a
-coroutine (`_run`). What happens at a backend is an Attempt's: it tells, the exchange decides.
+coroutine (`_run`). What happens at a backend is an Attempt's: it tells, the exchange decides. While two
+attempts run at once, their race is a Hedge's (hedging.py).
 
 Invariants:
 - every attempt is settled, however the exchange ends;
 - nothing reaches the client before the first body byte (`is_committed`), so any attempt before it may be
-  repeated elsewhere; after it nothing is ever repeated;
+  repeated elsewhere; after it nothing is ever repeated, and one attempt at most runs;
+- between a wait and an attempt the fleet is asked again, and an attempt that is not the first is paid for;
 - an answer that was cut at the backend is cut at the client: it never looks whole.
 """
 
@@ -15,15 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from gateway.core.model import SUCCESS, Candidate, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, ShedReason
 from gateway.core.retries import may_succeed_elsewhere, reason_of_status
-from gateway.core.routing import plan_route
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
+from gateway.proxy.hedging import Hedge, hedge_of
+from gateway.proxy.route import Route
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 _COMPLETED = Reason.COMPLETED  # once: see attempt.py
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 _REFUSED = Outcome.of(Reason.REFUSED)
+_OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
 
 
 class Exchange:
@@ -44,19 +48,19 @@ class Exchange:
         "_attempt",
         "_body",
         "_endpoint",
-        "_facts",
+        "_failed",
         "_head",
+        "_hedge",
         "_plane",
         "_refusal",
         "_task",
-        "_total_deadline_s",
-        "_tried",
         "_waited_s",
         "connection",
         "is_chunked",
         "is_committed",
         "keeps_alive",
         "record",
+        "route",
     )
 
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
@@ -64,12 +68,12 @@ class Exchange:
         self._plane = plane
         self._head = head
         self._endpoint = endpoint
-        self._facts: RequestFacts | None = None
+        self.route = cast(Route, None)  # begins with the first plan
         self._attempt: Attempt | None = None
-        self._tried: tuple[Candidate, ...] = ()  # before this attempt
+        self._hedge: Hedge | None = None
+        self._failed: Reason | None = None  # how the one before this attempt did
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._waited_s = 0.0  # for backends that did not answer in the end
-        self._total_deadline_s = received_s + plane.timeouts.total_s
         self.connection = connection
         self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
         self.is_chunked = False
@@ -116,26 +120,25 @@ class Exchange:
         facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
-        self._facts = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
-        plan = plan_route(self._facts, plane.view, now_s)
-        if isinstance(plan, Shed):
-            raise shed(plan.reason, facts.model)
+        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        self.route = route = Route(plane, record, known)
+        if self._head.deadline is not None:
+            route.heed_deadline(self._head, now_s)
+        plan = route.plan(now_s)
         record.route_model = plan.route_model
         record.preferred_tier = plan.preferred_tier
         return plan
 
-    async def _run(self, plan: Plan | None = None, failed: Reason | None = None) -> None:
+    async def _run(self, plan: Plan | None, failed: Reason | None = None) -> None:
         """Waits for a slot: the first one, or one elsewhere after an attempt that `failed`."""
         try:
-            if failed is not None and failed is not Reason.SHUTDOWN:
-                plan = self._rest_of_plan()
-            lease = await self._plane.store.lease(plan) if plan is not None else None
+            lease = await self.route.lease(plan, failed)
             self._task = None
             if lease is not None:
                 self._try(lease, self._plane.clock(), failed)
                 return
-            if failed is not None:
-                self._make_do(failed)
+            if (reason := failed or self._failed) is not None:
+                self._make_do(reason)
                 return
             model = self.record.model
             raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
@@ -147,16 +150,31 @@ class Exchange:
         self._end()
 
     def _try(self, lease: Lease, now_s: float, failed: Reason | None = None) -> None:
-        """One attempt, which owns the lease from here on. Raises Refusal."""
-        plane, record, before = self._plane, self.record, self._attempt
-        if failed is not None and before is not None:
+        """The first attempt, or the next after one that `failed` or was not to be tried any more."""
+        plane, before = self._plane, self._attempt
+        if before is None:
+            plane.extra.exchange_began(now_s)
+        elif failed is not None:
             self._settle(Outcome.of(failed))
-            record.retries += (Retry(before.candidate.cluster, failed),)
-            self._tried += (before.candidate,)
-        record.attempts += 1
-        candidate = lease.candidate
-        self._attempt = attempt = Attempt(plane, self, lease, now_s)
-        pool = plane.pools.get(candidate.backend.id)
+            self._failed = failed
+            self.record.retries += (Retry(before.candidate.cluster, failed),)
+            plane.extra.retried(now_s)
+        self._attempt = attempt = self.new_attempt(lease, now_s)
+        if before is None and plane.hedge is not None:
+            self._hedge = hedge_of(self, plane, attempt)
+        self.send(attempt)
+
+    def new_attempt(self, lease: Lease, now_s: float) -> Attempt:
+        """It owns the lease from here on."""
+        self.record.attempts += 1
+        route = self.route
+        route.tried = (*route.tried, lease.candidate)
+        return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
+
+    def send(self, attempt: Attempt) -> None:
+        """Raises Refusal."""
+        candidate = attempt.candidate
+        pool = self._plane.pools.get(candidate.backend.id)
         if pool is None:
             attempt.fail(Reason.CONNECT_FAILED)  # its backend left meanwhile
             return
@@ -170,14 +188,20 @@ class Exchange:
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 
     def on_first_byte(self, attempt: Attempt, chunk: bytes) -> None:
-        """Passes the answer on, or holds it while somebody else may do better."""
+        """Passes the answer on, unless it says broken or full and somebody else may do better."""
         assert attempt.answer_head is not None
         status = attempt.answer_head.status
-        if status >= 400 and may_succeed_elsewhere(status) and self._rest_of_plan() is not None:
-            attempt.hold(chunk)
-            self.on_attempt_ended(attempt, reason_of_status(status))
-        else:
-            self._commit(attempt, chunk)
+        if status >= 400 and may_succeed_elsewhere(status):
+            reason = reason_of_status(status)
+            if self._hedge is not None and self._hedge.rival_of(attempt) is not None:
+                self.on_attempt_ended(attempt, reason)
+                return
+            plan = self.route.plan_retry(reason, self._plane.clock())
+            if plan is not None:
+                attempt.hold(chunk)
+                self._try_elsewhere(attempt, reason, plan)
+                return
+        self._commit(attempt, chunk)
 
     def on_attempt_ended(self, attempt: Attempt, reason: Reason) -> None:
         """After the first byte that is the end of the exchange; before it the next may try."""
@@ -188,30 +212,29 @@ class Exchange:
             finally:
                 self._end(outcome)
             return
+        self._try_elsewhere(attempt, reason)
+
+    def _try_elsewhere(self, attempt: Attempt, reason: Reason, plan: Plan | None = None) -> None:
+        """The one that runs beside it runs on alone; else, by `plan` or a new one, the next gets its turn."""
+        if self._hedge is not None and (rival := self._hedge.leave(attempt, reason)) is not None:
+            self._go_on_with(rival, attempt)
+            return
+        failed: Reason | None = reason
         if not attempt.holds_answer:  # an answer held is given up only for another attempt
             self._settle(Outcome.of(reason))
-        self._task = self._plane.loop.create_task(self._run(failed=reason))
+        if reason is Reason.REFUSED:  # nothing was sent: as if it had not been tried
+            failed = None
+            self.route.take_back(attempt.candidate)
+        self._task = self._plane.loop.create_task(self._run(plan, failed))
+
+    def _go_on_with(self, attempt: Attempt, other: Attempt) -> None:
+        """Of two attempts `other` has left."""
+        self._attempt = attempt
+        self._waited_s += max(attempt.began_s - other.began_s, 0.0)
 
     def on_attempt_fault(self, attempt: Attempt) -> None:
         self._fail_inside()
         self._end()
-
-    def _rest_of_plan(self) -> Plan | None:
-        """Who may be tried after the attempt that runs or has failed; None when nobody may.
-
-        Planned anew: who may get new work has changed perhaps meanwhile. Nobody is tried twice.
-        """
-        plane, attempt = self._plane, self._attempt
-        if self._facts is None or attempt is None or self.record.attempts >= plane.attempts:
-            return None
-        now_s = plane.clock()
-        if now_s >= self._total_deadline_s:
-            return None
-        plan = plan_route(self._facts, plane.view, now_s)
-        rest = plan if isinstance(plan, Plan) else None
-        for tried in (*self._tried, attempt.candidate):
-            rest = rest.without(tried) if rest is not None else None
-        return rest
 
     # --- the answer ----------------------------------------------------------------------------------
 
@@ -227,10 +250,12 @@ class Exchange:
         plane, record, connection, head = self._plane, self.record, self.connection, attempt.answer_head
         assert head is not None
         now_s = plane.clock()
+        self.is_committed = True
+        if self._hedge is not None and (loser := self._hedge.win(attempt)) is not None:
+            self._go_on_with(attempt, loser)
         record.status = head.status
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
-        self.is_committed = True
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
@@ -271,7 +296,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
-        record.outcome = _outcome_of_refusal(refusal.status)
+        record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False
         if not self.is_committed:
@@ -316,6 +341,9 @@ class Exchange:
     def _end(self, outcome: Outcome = _REFUSED) -> None:
         """Whatever still runs at a backend is settled as `outcome`. Ending twice is the same as once."""
         self._settle(outcome)
+        if self._hedge is not None:
+            self._hedge.end(outcome)
+            self._hedge = None
         plane = self._plane
         if self not in plane.exchanges:
             return
@@ -347,6 +375,9 @@ class Exchange:
     def stop(self, reason: Reason) -> None:
         """Ends from outside what runs or waits: a deadline has passed, or the gateway shuts down."""
         attempt = self._attempt
+        if self._hedge is not None:
+            # The second had only a part of the time that is over.
+            self._hedge.end(_OVERTAKEN if reason is Reason.TOTAL_TIMEOUT else Outcome.of(reason))
         if attempt is not None and attempt.is_running:
             attempt.fail(reason)
         elif self._task is not None:
@@ -362,13 +393,16 @@ class Exchange:
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
-        if now_s >= self._total_deadline_s:
-            self.stop(Reason.TOTAL_TIMEOUT)
+        if now_s >= self.route.deadline_s:
+            # A client in a hurry says nothing about the backend.
+            self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)
         elif self.is_committed and self.connection.paused_since_s is not None:
             if self.connection.is_stuck(now_s):
                 self.connection.transport.abort()
         elif self._attempt is not None:
             self._attempt.check(now_s)
+            if self._hedge is not None:
+                self._hedge.check(now_s)
 
     def __repr__(self) -> str:
         stage = "answering" if self.is_committed else "waiting for a slot" if self._task else "trying"

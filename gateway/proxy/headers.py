@@ -38,6 +38,7 @@ class Rule(IntEnum):
     AUTHORIZATION = auto()
     REQUEST_ID = auto()
     MODEL = auto()
+    DEADLINE = auto()
 
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
@@ -59,6 +60,7 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     b"authorization": Rule.AUTHORIZATION,
     b"x-request-id": Rule.REQUEST_ID,
     b"x-spillway-model": Rule.MODEL,
+    b"x-spillway-deadline": Rule.DEADLINE,
     # The client's own credentials stay here unless the cluster says `pass_client`.
     **dict.fromkeys(
         (b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"),
@@ -122,6 +124,7 @@ class RequestHead:
         "content_length",
         "content_type",
         "credentials",
+        "deadline",
         "expects_continue",
         "forward",
         "is_chunked",
@@ -151,6 +154,7 @@ class RequestHead:
         self.expects_continue = False
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
+        self.deadline: bytes | None = None  # as it came: see spans.py
 
     @property
     def may_repeat(self) -> bool:
@@ -255,6 +259,8 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif rule is Rule.MODEL:
             head.model_header = value
+        elif rule is Rule.DEADLINE:
+            head.deadline = value
     if head.is_chunked and head.content_length is not None:
         raise malformed("Content-Length and Transfer-Encoding exclude each other.")
 

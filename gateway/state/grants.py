@@ -17,6 +17,7 @@ from math import ceil
 from typing import NamedTuple
 
 from gateway.core.model import Candidate
+from gateway.ports import NO_CAPS
 
 # A heartbeat lasts so long: an idle gateway sends one each second, so one may be lost. A dead gateway's slots
 # are free again after it.
@@ -34,7 +35,7 @@ REFRESHED_PER_BEAT = 4
 
 
 class Ask:
-    """A request that found no slot here: it wants one at the first of `candidates` with room."""
+    """A request that found no slot here: it wants one at the first of `candidates` of a tier with room."""
 
     __slots__ = ("candidates",)
 
@@ -59,7 +60,7 @@ class Message(NamedTuple):
     known_gateways: int
     born_ms: int
     backend_ids: tuple[str, ...]
-    reports: tuple[tuple[int, int, int, int], ...]
+    reports: tuple[tuple[int, int, int, int, int], ...]
     asks: tuple[Ask, ...]
 
     @property
@@ -113,7 +114,7 @@ class Served(NamedTuple):
 
 
 class Slots:
-    """One backend's slots as this gateway sees them.
+    """One backend's slots as this gateway sees them: `limit` for the whole fleet, at most `cap` here.
 
     `allowance` is what may be in use here at most: the grant, or the share of a gateway that is cut off.
     """
@@ -121,6 +122,7 @@ class Slots:
     __slots__ = (
         "allowance",
         "arrivals",
+        "cap",
         "contended_until_s",
         "free",
         "gateways",
@@ -136,7 +138,7 @@ class Slots:
 
     def __init__(self, *, is_permit: bool = False) -> None:
         self.is_permit = is_permit
-        self.limit = 1 if is_permit else 0
+        self.limit = self.cap = 1 if is_permit else 0
         self.in_use = 0
         self.granted = 0
         self.allowance = 0
@@ -169,7 +171,7 @@ class Slots:
     def allowed_when_cut_off(self, gateways: int) -> int:
         """Before anybody has been heard an equal part; the fleet's word is better (see lua/exchange.lua)."""
         share = self.limit // gateways if self.share is None else self.share
-        return min(max(share, 1), self.limit)
+        return min(max(share, 1), self.cap)
 
     def __repr__(self) -> str:
         return f"<Slots {self.in_use}/{self.granted} of {self.limit}, {self.free} free>"
@@ -213,7 +215,11 @@ class GrantBook:
         return None
 
     def to_ask(self, candidates: Iterable[Candidate], now_s: float) -> Ask | None:
-        """Who might have room, though not here: up to the first candidate with a slot here."""
+        """Who might have room, though not here: up to the first candidate with a slot here.
+
+        To be asked for the candidates of one tier: what the fleet gives is final, and the next tier comes
+        when this one was waited for.
+        """
         if self.is_cut_off:
             return None
         is_fenced = now_s >= self.valid_until_s
@@ -246,13 +252,15 @@ class GrantBook:
                 return candidate
         return None
 
-    def give_back(self, candidate: Candidate) -> bool:
+    def give_back(self, candidate: Candidate, now_s: float) -> bool:
         """A slot is not used any more. True: the fleet is short of it and should be told at once."""
         backend_id = candidate.backend.id
-        is_urgent = self._frees_one(backend_id)
-        return self._frees_one(permit_of(backend_id)) or is_urgent if candidate.is_probe else is_urgent
+        is_urgent = self._frees_one(backend_id, now_s)
+        if candidate.is_probe:
+            is_urgent = self._frees_one(permit_of(backend_id), now_s) or is_urgent
+        return is_urgent
 
-    def _frees_one(self, backend_id: str) -> bool:
+    def _frees_one(self, backend_id: str, now_s: float) -> bool:
         slots = self.slots[backend_id]
         assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
         slots.in_use -= 1
@@ -260,7 +268,7 @@ class GrantBook:
         if slots.limit == 0 and slots.in_use == 0:
             # It left the configuration; the fleet still has to hear of it.
             return True
-        return slots.plenty == 0 and not self.is_cut_off
+        return (now_s < slots.contended_until_s or slots.plenty == 0) and not self.is_cut_off
 
     def _permit(self, candidate: Candidate) -> Slots:
         permit_id = permit_of(candidate.backend.id)
@@ -279,22 +287,23 @@ class GrantBook:
         return True
 
     def _is_ours_alone(self, candidate: Candidate, slots: Slots) -> bool:
-        """Whether nobody need be asked: all slots there are, or the one permit, are in use here."""
-        if slots.granted >= slots.limit and slots.in_use >= slots.granted:
+        """Whether nobody need be asked: all slots that may be, or the one permit, are in use here."""
+        if slots.granted >= slots.cap and slots.in_use >= slots.cap:
             return True
         return candidate.is_probe and self._permit(candidate).in_use > 0
 
     # --- exchanges -----------------------------------------------------------------------------------
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
         """A backend not named any more is forgotten once nothing of it is held and the fleet knows."""
         for backend_id, limit in limits.items():
             slots = self.slots.setdefault(backend_id, Slots())
             slots.limit = limit
+            slots.cap = min(limit, caps.get(backend_id, limit))
             slots.is_told = False
         for backend_id, slots in self.slots.items():
             if backend_id not in limits and not slots.is_permit:
-                slots.limit = 0
+                slots.limit = slots.cap = 0
                 slots.is_told = False
         self._work_out_allowances()
 
@@ -313,10 +322,11 @@ class GrantBook:
         for backend_id in ids:
             slots = self.slots[backend_id]
             reserve = slots.reserve(now_s)
-            keep = slots.in_use + (0 if is_full else min(slots.idle, reserve))
+            idle = min(slots.idle, max(slots.cap - slots.in_use, 0))
+            keep = slots.in_use + (0 if is_full else min(idle, reserve))
             slots.granted = keep if is_full else min(keep, slots.granted)
             slots.is_told = True
-            reports.append((slots.limit, keep, slots.in_use, reserve))
+            reports.append((slots.limit, keep, slots.in_use, reserve, slots.cap))
         if not self.is_cut_off:
             self._work_out_allowances()
         return Message(self._seq, now_s, is_full, self.gateways, self._born_ms, ids, tuple(reports), asks)
@@ -361,8 +371,8 @@ class GrantBook:
         self._work_out_allowances()
 
     def recall(self, backend_ids: Iterable[str], now_s: float) -> bool:
-        """Somebody lacks slots of these. True: we hold some idle and should give them back at once."""
-        holds_idle = False
+        """Somebody lacks slots of these. True: we have some idle, or have not told all, and should say so."""
+        has_to_say = False
         for backend_id in backend_ids:
             slots = self.slots.get(backend_id)
             if slots is None:
@@ -371,8 +381,8 @@ class GrantBook:
             slots.free = min(slots.free, 0)
             if slots.idle:
                 slots.is_told = False
-                holds_idle = True
-        return holds_idle
+            has_to_say = has_to_say or not slots.is_told
+        return has_to_say
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -431,7 +441,7 @@ class GrantBook:
                 slots.allowance = slots.allowed_when_cut_off(self.gateways)
             else:
                 # Where more is in use than may be, nobody uses again what comes free.
-                slots.allowance = max(min(slots.granted + min(slots.free, 0), slots.limit), 0)
+                slots.allowance = max(min(slots.granted + min(slots.free, 0), slots.cap), 0)
 
     def _forget_who_left(self) -> None:
         for backend_id in [

@@ -4,9 +4,10 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
 
     spillway:{FLEET}:gateways        hash  GATEWAY -> "SEQ:EXPIRES_MS", the heartbeat of a live gateway;
                                            "!clock" -> NOW_MS, the fleet's clock: it follows the server's, but
-                                           a leap of it, or a stop, counts as 0.3 s and buries nobody;
+                                           a leap, or its standing still, counts as 0.3 s and buries nobody;
                                            "!seen" -> the server's time at that; "!born" -> when this was made
-    spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead
+    spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead;
+                                           "!recalled" -> NOW_MS, when the others were last told it is short
     spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};
                                            "@GATEWAY" -> NOW_MS, when it was told
     spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end

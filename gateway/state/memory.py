@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
-from gateway.ports import Lease, StoreHealth
+from gateway.ports import NO_CAPS, Lease, StoreHealth
 
 
 class MemoryStore:
@@ -35,8 +35,8 @@ class MemoryStore:
     def share_drain(self, name: str, for_s: float | None) -> None:
         pass  # there is nobody to tell
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        self._limits = dict(limits)
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        self._limits = {id_: min(limit, caps.get(id_, limit)) for id_, limit in limits.items()}
 
     def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits

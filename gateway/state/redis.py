@@ -8,7 +8,6 @@ happens after a failure is decided above, in shared.py.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator, Sequence
 from importlib.resources import files
 from typing import Any, cast
@@ -19,7 +18,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisClusterException, RedisError
 
 from gateway.state.shared import LinkFailed
 
@@ -31,6 +30,8 @@ SOCKET_TIMEOUT_S = 1.0
 PING_S = 1.0
 MAX_UNANSWERED_PINGS = 3
 SENTINEL_PORT = 26379
+# What the client raises when something is wrong outside. That no node of a Cluster answers is no RedisError.
+FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class RedisLink:
@@ -57,13 +58,14 @@ class RedisLink:
             # A replica: the primary is elsewhere now, so the next connection should look for it.
             await self._drop_connections()
             raise LinkFailed(_brief(exc)) from exc
-        except (RedisError, OSError, ssl.SSLError) as exc:
+        except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
 
     async def news(self) -> AsyncGenerator[bytes, None]:
         """What is told on the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
         pubsub = self._client.pubsub()
         try:
+            await self._client.initialize()  # a Cluster's nodes are not known before that
             await pubsub.subscribe(self._news_channel)
             unanswered = 0
             while unanswered < MAX_UNANSWERED_PINGS:
@@ -75,7 +77,7 @@ class RedisLink:
                 unanswered = 0
                 if message["type"] == "message":
                     yield message["data"]
-        except (RedisError, OSError, TimeoutError) as exc:
+        except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
         finally:
             await pubsub.aclose()

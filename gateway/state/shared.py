@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
-from gateway.ports import Clock, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Clock, Lease, StoreHealth
 from gateway.state import wire
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
@@ -38,12 +38,14 @@ MIN_GAP_S = 0.002
 # Past this an exchange has failed. A request waits for at most one that fails.
 DEADLINE_S = 0.1
 FIRST_DEADLINE_S = 1.0
-# "Nobody has a slot" is asked again so often, and for so long, before a request spills: a slot that has just
-# come free elsewhere is on its way through the store.
-ASK_AGAIN_S = 0.003
-SPILL_PATIENCE_S = 0.015
+# Who was told "nobody has a slot" asks again so often, for a while, before it spills.
+ASK_AGAIN_S = 0.002
+# A slot that has just come free elsewhere is on its way through the store: that takes the exchange under way
+# there and one more, and as much for ours. 3 of them were too few by benchmarks/fleet, `spills`.
+GRACE_IN_EXCHANGES, MAX_GRACE_S = 5.0, 0.025
 # Where another gateway is known to hold an idle slot it has been told to give it back, and this is waited.
-RECALL_PATIENCE_S = 0.025
+RECALL_PATIENCE_S = 0.05
+EXCHANGE_KEEP = 0.8
 # When the store is back, all must have told what they hold before anybody gets what nobody seems to hold: the
 # longest back-off and the longest try together stay below TTL_S.
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
@@ -93,12 +95,12 @@ class Company:
 class _Waiting:
     """A request that waits for the fleet's word."""
 
-    __slots__ = ("ask", "future", "since_s")
+    __slots__ = ("ask", "future", "refused_s")
 
-    def __init__(self, ask: Ask, future: asyncio.Future[Candidate | None], since_s: float) -> None:
+    def __init__(self, ask: Ask, future: asyncio.Future[Candidate | None]) -> None:
         self.ask = ask
         self.future = future
-        self.since_s = since_s
+        self.refused_s: float | None = None  # when it was told for the first time that nobody has a slot
 
 
 class SharedStore:
@@ -118,6 +120,7 @@ class SharedStore:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
+        self._exchange_s = 0.0  # what one takes, of late
         self._latency_due_s = float("-inf")
         self._is_stopping = False
         self._is_failing = False
@@ -145,7 +148,7 @@ class SharedStore:
         now_s = self._clock()
         candidate = self._book.take(candidates, now_s)
         if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
-            candidate = await self._ask(ask, now_s)
+            candidate = await self._ask(ask)
         return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
 
     def release(self, lease: Lease) -> None:
@@ -157,8 +160,8 @@ class SharedStore:
         slots = self._book.slots.get(backend_id)
         return slots.in_use if slots is not None else 0
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        self._book.set_limits(limits)
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        self._book.set_limits(limits, caps)
         self._wake.set()
 
     # --- StateStore: the rest ------------------------------------------------------------------------
@@ -173,7 +176,7 @@ class SharedStore:
         """Leaves the fleet: what is held here is free at once."""
         self._is_stopping = True
         while running := [task for task in self._tasks if not task.done()]:
-            # More than once: redis-py 8.1 sometimes swallows a cancellation and goes on.
+            # More than once: redis-py 8.1 at times swallows a cancellation and returns as if there was none.
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
@@ -202,8 +205,8 @@ class SharedStore:
 
     # --- asking --------------------------------------------------------------------------------------
 
-    async def _ask(self, ask: Ask, now_s: float) -> Candidate | None:
-        waiting = _Waiting(ask, asyncio.get_running_loop().create_future(), now_s)
+    async def _ask(self, ask: Ask) -> Candidate | None:
+        waiting = _Waiting(ask, asyncio.get_running_loop().create_future())
         self._asks.append(waiting)
         self._wake.set()
         try:
@@ -217,23 +220,27 @@ class SharedStore:
             raise
 
     def _give_back(self, candidate: Candidate) -> None:
-        if self._book.give_back(candidate):
+        if self._book.give_back(candidate, self._clock()):
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
         """Tells the request, unless it is to ask again or has gone."""
-        future = waiting.future
-        if served.candidate is not None:
-            if future.done():
-                self._give_back(served.candidate)
-            else:
-                future.set_result(served.candidate)
+        future, candidate = waiting.future, served.candidate
+        if future.done():
+            if candidate is not None:
+                self._give_back(candidate)
             return
-        patience_s = RECALL_PATIENCE_S if served.is_idle_elsewhere else SPILL_PATIENCE_S
-        if now_s - waiting.since_s < patience_s:
+        if waiting.refused_s is None:
+            waiting.refused_s = now_s
+        if candidate is not None or now_s - waiting.refused_s >= self._patience_s(served):
+            future.set_result(candidate)
+        else:
             asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again, waiting)
-        elif not future.done():
-            future.set_result(None)
+
+    def _patience_s(self, served: Served) -> float:
+        if served.is_idle_elsewhere:
+            return RECALL_PATIENCE_S
+        return min(MIN_GAP_S + GRACE_IN_EXCHANGES * self._exchange_s, MAX_GRACE_S)
 
     def _ask_again(self, waiting: _Waiting) -> None:
         if waiting.future.done():
@@ -316,6 +323,7 @@ class SharedStore:
         self._took(message, wire.decode(raw), asks, now_s)
 
     def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
+        self._exchange_s += (now_s - message.sent_s - self._exchange_s) * (1 - EXCHANGE_KEEP)
         served = self._book.absorb(message, reply.answer, now_s)
         if reply.answer.status != "ok":
             # The fleet does not know us: whoever asked is carried by the full report that follows at once.

@@ -93,6 +93,7 @@ class AccessLog:
             "tier": record.tier,
             "backend": record.backend,
             "attempts": record.attempts,
+            "hedged": record.hedge is not None,
             "spill_reason": record.spill_reason,
             # Microseconds are all the clock is good for: 31.234, not 31.233999999.
             "ttft_ms": None if ttft_s is None else int(ttft_s * 1e6) / 1e3,

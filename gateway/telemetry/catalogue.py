@@ -70,6 +70,34 @@ RETRIES = MetricSpec(
     ("cluster", "reason"),
     "Attempts that failed and were followed by another; the cluster that failed, and how.",
 )
+RETRIES_DENIED = MetricSpec(
+    "retries_denied_total",
+    "counter",
+    ("cluster", "reason"),
+    "Failed attempts that another backend could have followed, had `retry.budget` not been spent; the "
+    "cluster that failed, and how.",
+)
+HEDGES = MetricSpec(
+    "hedges_total",
+    "counter",
+    ("cluster", "outcome"),
+    "Second attempts beside a first one, by the cluster they went to. `outcome` is won (its good answer went "
+    "to the client), failed (before it had one), or lost (anything else came first).",
+)
+BREAKER_STATE = MetricSpec(
+    "breaker_state",
+    "gauge",
+    _BACKEND,
+    "The circuit of a backend: 0 closed, 1 half-open, 2 open.",
+    across=Across.MAX,
+)
+BREAKER_OPENED = MetricSpec(
+    "breaker_opened_total",
+    "counter",
+    ("cluster", "backend", "reason"),
+    "Openings of a backend's circuit; `reason` is that of the failure that opened it, here or, when another "
+    "gateway's verdict did, there.",
+)
 IN_FLIGHT = MetricSpec("in_flight", "gauge", _BACKEND, "Attempts that this gateway runs on a backend now.")
 LIMIT = MetricSpec(
     "limit", "gauge", _BACKEND, "The most attempts a backend may run at once.", across=Across.MAX
@@ -210,6 +238,10 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     SPILLS,
     SHEDS,
     RETRIES,
+    RETRIES_DENIED,
+    HEDGES,
+    BREAKER_STATE,
+    BREAKER_OPENED,
     IN_FLIGHT,
     LIMIT,
     HEADROOM,

@@ -9,12 +9,15 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.core.breaker import Circuit
 from gateway.core.fleet import FleetView
 from gateway.ports import Clock, StoreHealth
 from gateway.telemetry import catalogue
 from gateway.telemetry.families import counter, gauge, histogram, rendered
 from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Metrics
+
+_STATES = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
 
 
 def _zero() -> int:
@@ -70,6 +73,9 @@ class Exposition(Collector):
         yield counter(catalogue.SPILLS, metrics.spills)
         yield counter(catalogue.SHEDS, metrics.sheds)
         yield counter(catalogue.RETRIES, metrics.retries)
+        yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
+        yield counter(catalogue.HEDGES, metrics.hedges)
+        yield counter(catalogue.BREAKER_OPENED, metrics.openings)
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
         yield counter(catalogue.TELEMETRY_FAILURES, {(): metrics.failures})
 
@@ -86,6 +92,7 @@ class Exposition(Collector):
             for cluster in self._sources.view.clusters.values()
             for backend in cluster.backends
         }
+        yield gauge(catalogue.BREAKER_STATE, {labels: _STATES[s.circuit] for labels, s in states.items()})
         held = self._sources.leases_held
         yield gauge(catalogue.IN_FLIGHT, {labels: s.in_flight for labels, s in states.items()})
         yield gauge(catalogue.LIMIT, {labels: s.limit for labels, s in states.items()})

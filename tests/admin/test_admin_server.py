@@ -14,7 +14,8 @@ from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
 from gateway.admin.server import AdminServer
-from gateway.core.fleet import AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
+from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
+from gateway.core.model import Outcome, Reason
 
 DRAIN_HERE = "/api/v1/clusters/here/drain"
 
@@ -77,11 +78,29 @@ async def test_the_fleet_page_shows_tiers_in_order_with_their_numbers(serve: Ser
         "drained": False,
         "drained_for_s": None,
         "latency_ewma_ms": 250.0,
+        "circuit": {"state": "closed", "trigger": None, "reason": None, "for_s": None},
         "health": None,
     }
     assert here["capacity"] == {"ready": 1, "expected": 2, "share": 0.5}
     assert (two["drained"], two["drained_for_s"]) == (True, 30.5)
     assert page["in_flight"] == 4
+
+
+async def test_the_fleet_page_says_why_a_circuit_is_open_and_for_how_long(serve: Serve) -> None:
+    gateway = await serve()
+    for _ in range(5):
+        gateway.apply(AttemptStarted(ONE))
+        gateway.apply(AttemptFinished(ONE, Outcome.of(Reason.RESET)))
+    gateway.now_s += 0.25
+    page = (await gateway.ask("GET", "/api/v1/fleet")).json
+    one, two = page["tiers"][0]["clusters"][0]["backends"]
+    assert one["circuit"] == {"state": "open", "trigger": "consecutive", "reason": "reset", "for_s": 0.25}
+    assert two["circuit"]["state"] == "closed"
+    gateway.now_s += 1.0
+    gateway.apply(Ticked())
+    page = (await gateway.ask("GET", "/api/v1/fleet")).json
+    one, _ = page["tiers"][0]["clusters"][0]["backends"]
+    assert one["circuit"] == {"state": "half_open", "trigger": "consecutive", "reason": "reset", "for_s": 0.0}
 
 
 async def test_the_fleet_page_of_an_idle_fleet_and_no_secrets(serve: Serve) -> None:

@@ -24,6 +24,8 @@ from gateway.core.fleet import FOREVER_S, AttemptStarted, Drained, FirstByteSeen
 DRAIN_HERE = "/api/v1/clusters/here/drain"
 UNDRAIN_HERE = "/api/v1/clusters/here/undrain"
 
+CLOSED = {"state": "closed", "trigger": None, "reason": None, "for_s": None}
+
 
 @dataclass
 class Crew:
@@ -146,12 +148,29 @@ async def test_the_merged_page_has_the_shape_of_a_single_one(start: Start) -> No
 
 def test_headroom_of_a_merged_page_is_never_below_nothing() -> None:
     backend = {"id": "b", "in_flight": 3, "limit": 4, "headroom": 1, "share": 1.0, "latency_ewma_ms": 0.0}
+    backend["circuit"] = CLOSED
     mark = {"drained": False, "drained_for_s": None}
     sums = {"in_flight": 3, "limit": 4, "headroom": 1, "share": 1.0}
     cluster = {"name": "c", **sums, **mark, "backends": [backend | mark]}
     page = {"tiers": [{"name": "t", **sums, "clusters": [cluster]}], **sums}
     merged = merge_pages([page, page])
     assert (merged["in_flight"], merged["limit"], merged["headroom"]) == (6, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [(("closed", "half_open"), "half_open"), (("open", "half_open"), "open"), (("closed", "open"), "open")],
+)
+async def test_a_circuit_is_shown_as_the_worker_that_sees_it_worst_sees_it(
+    start: Start, states: tuple[str, str], shown: str
+) -> None:
+    crew = await start()
+    page: dict[str, Any] = json.loads(json.dumps(await OneGateway(crew.workers[0].ports()).fleet()))
+    pages = [json.loads(json.dumps(page)) for _ in states]
+    for each, state in zip(pages, states, strict=True):
+        each["tiers"][0]["clusters"][0]["backends"][0]["circuit"] = CLOSED | {"state": state}
+    merged = merge_pages(pages)
+    assert merged["tiers"][0]["clusters"][0]["backends"][0]["circuit"]["state"] == shown
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A model server that only counts: how many requests it works on now, and the most it ever did at once.
 
-usage: python -m tests.chaos.counting_backend [PORTS]      how many ports to listen on, each with its own counts
+usage: python -m tests.chaos.counting_backend [PORTS]     each port has its own counts
 
 Prints the ports. A POST is held for `hold_ms` of its JSON body (default 50), as a whole answer or, with
 `"stream": true`, as events over that time. It is counted until just before its answer ends, so a gateway that
@@ -117,13 +117,14 @@ class Connection(asyncio.Protocol):
             self._counts.leave()
 
 
-async def serve(ports: int) -> None:
+async def serve(count: int) -> None:
     loop = asyncio.get_running_loop()
     servers = []
-    for _ in range(ports):
+    for _ in range(count):
         counts = Counts()
         servers.append(await loop.create_server(lambda counts=counts: Connection(counts), "127.0.0.1", 0))
-    print("listens on", *(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    print("listens on", *ports, flush=True)  # noqa: T201 - who started it waits for that
     await loop.create_future()
 
 

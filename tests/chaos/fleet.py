@@ -99,7 +99,8 @@ class Member(GatewayProcess):
 
     def drained(self, cluster: str) -> bool:
         """Whether this gateway takes the cluster for drained."""
-        return any(c["drained"] for c in self.fleet()["clusters"] if c["name"] == cluster)
+        clusters = [one for tier in self.fleet()["tiers"] for one in tier["clusters"]]
+        return any(one["drained"] for one in clusters if one["name"] == cluster)
 
     def pause(self) -> None:
         self.child.send_signal(signal.SIGSTOP)
@@ -143,19 +144,21 @@ class Fleet:
         self._folder = folder
         self._made = 0
         urls = [f"http://{HOST}:{port}" for port in (backend.port, *backend.other_ports)]
-        self._text = (
-            f"state: {{url: '{url}'}}\nclusters:\n"
-            f"- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
+        self._url = url
+        self._clusters = (
+            f"clusters:\n- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
             f"- {{name: backup, tier: backup, limit: 10000, backends: ['{urls[1]}']}}\n"
         )
         self.members: list[Member] = []
 
-    def launch(self) -> Launching:
+    def launch(self, url: str | None = None) -> Launching:
         self._made += 1
-        return Launching(self._text, self._folder / f"gateway-{self._made}")
+        text = f"state: {{url: '{url or self._url}'}}\n{self._clusters}"
+        return Launching(text, self._folder / f"gateway-{self._made}")
 
-    def grow_to(self, gateways: int) -> None:
-        launched = [self.launch() for _ in range(gateways - len(self.members))]
+    def grow_to(self, gateways: int, url: str | None = None) -> None:
+        """Starts those that are missing, all at once; they may reach Redis at another URL."""
+        launched = [self.launch(url) for _ in range(gateways - len(self.members))]
         self.members += [one.ready() for one in launched]
 
     def replace(self, member: Member) -> Member:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import uvloop
-
+from tests.chaos.loop_thread import END_S, LoopThread
 from tests.proxy.dialogue import Client, post
 
 ANSWER_S = 20.0
-END_S = 60.0
 _CLUSTER = re.compile(r"\r\nx-spillway-cluster: *(\S+)")
 _LENGTH = re.compile(r"\r\ncontent-length: *(\d+)")
 
@@ -68,20 +65,22 @@ class Load:
         self.told: list[Told] = []
         self._is_over = False
         self._clients: list[Future[None]] = []
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._thread = LoopThread()
 
     def add(self, clients: int, asking: Asking) -> None:
         """So many more clients in a closed loop, spread over the gateways in turn."""
         for number in range(clients):
-            running = self._run(number % len(self.ports), asking)
-            self._clients.append(asyncio.run_coroutine_threadsafe(running, self._loop))
+            self._clients.append(self._thread.begin(self._run(number % len(self.ports), asking)))
+
+    def roam(self, clients: int, asking: Asking) -> None:
+        """So many more that ask at a gateway drawn anew for each request, over a connection to each."""
+        for number in range(clients):
+            self._clients.append(self._thread.begin(self._roam(random.Random(number), asking)))
 
     def ask(self, gateway: int, hold_s: float, *, is_stream: bool = False) -> Future[Told]:
         """One request on a connection of its own."""
         asking = Asking(lambda: hold_s, is_stream)
-        return asyncio.run_coroutine_threadsafe(self._ask_alone(gateway, asking), self._loop)
+        return self._thread.begin(self._ask_alone(gateway, asking))
 
     def finish(self) -> None:
         """Every client ends with the request it is at. Raises what went wrong in a client."""
@@ -90,19 +89,8 @@ class Load:
             client.result(END_S)
 
     def close(self) -> None:
-        """Gives up whatever still runs."""
         self._is_over = True
-        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop).result(END_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(END_S)
-        self._loop.close()
-
-    async def _abandon(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # the closed connections go
+        self._thread.close()
 
     def since(self, since_s: float) -> list[Told]:
         """What was told of requests sent since then."""
@@ -146,6 +134,14 @@ class Load:
                     is_good = (await self._ask(gateway, asking, client)).status != 0
             finally:
                 client.close()
+
+    async def _roam(self, draw: random.Random, asking: Asking) -> None:
+        clients = [await Client.connect(port) for port in self.ports]
+        while not self._is_over:
+            gateway = draw.randrange(len(clients))
+            await self._ask(gateway, asking, clients[gateway])
+        for client in clients:
+            client.close()
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str | None]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 import trustme
-import uvloop
 
+from tests.chaos.door import Door
 from tests.chaos.fleet import Fleet, eventually, running_fleet
 from tests.chaos.load import between, loaded
-from tests.redis_server import RedisServer, binary, free_port, running_redis
+from tests.redis_server import binary, free_port, running_redis
 
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "share-limits.md"
 LIMIT = 6
 SHORT = between(0.03, 0.09)
 
@@ -36,43 +35,22 @@ def check_that_the_limit_is_shared(fleet: Fleet) -> None:
     assert [member.metric("spillway_store_gateways") for member in fleet.members] == [2, 2]
 
 
-class TlsDoor:
-    """TLS in front of a server's socket, on a thread of its own: not every build of the server speaks it."""
-
-    def __init__(self, path: Path, context: ssl.SSLContext) -> None:
-        self._path = path
-        self._loop = uvloop.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        starting = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        server = asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)
-        self.port = server.sockets[0].getsockname()[1]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_reader, to_writer = await asyncio.open_unix_connection(self._path)
-        await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer), return_exceptions=True)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+def rights_in_the_docs(password: str) -> list[str]:
+    """The user that the how-to recommends, as ACL SETUSER takes it."""
+    line = re.search(r"^ *user (spillway on .*)$", HOW_TO.read_text(), re.MULTILINE)
+    assert line is not None
+    return line[1].replace("FLEET", "default").replace("PASSWORD", password).split()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-    finally:
-        writer.close()
-
-
-def test_over_tls(redis_server, tmp_path):
+def test_over_tls_as_a_user_with_the_rights_that_the_docs_name(redis_server, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
-    door = TlsDoor(redis_server.socket, context)
-    url = f"rediss://localhost:{door.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}"
+    door = Door(redis_server.socket, context)
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", *rights_in_the_docs("p@ss"))
+    url = f"rediss://spillway:p%40ss@localhost:{door.port}/1?ssl_ca_certs={tmp_path / 'ca.pem'}"
     try:
         with running_fleet(url, tmp_path, gateways=2, limit=LIMIT) as fleet:
             check_that_the_limit_is_shared(fleet)
@@ -86,9 +64,7 @@ def test_a_cluster(tmp_path):
     with running_redis(tmp_path / "node", port=port, **{"cluster-enabled": "yes"}) as server:
         with server.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-            eventually(
-                lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", 10, "all slots"
-            )
+            eventually(lambda: client.cluster("info")["cluster_state"] == "ok", 10, "it serves")
         with running_fleet(f"redis+cluster://127.0.0.1:{port}", tmp_path, gateways=2, limit=LIMIT) as fleet:
             check_that_the_limit_is_shared(fleet)
 

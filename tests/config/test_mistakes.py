@@ -12,8 +12,8 @@ from gateway.config import ConfigError, parse
 WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
-    "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
-    "max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
+    "known here: access_log, admin, breaker, cluster_policy, clusters, drain_timeout, expose_routing, hedge, "
+    "listen, max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
@@ -124,12 +124,33 @@ def with_backend(backend: str) -> str:
             "state: {url_file: gone}",
             "state.url_file: file 'gone' does not exist; paths are relative to the configuration file",
         ),
+        ("retry: {budget: 1.5}", "retry.budget: must be at most 1, not 1.5"),
+        ("retry: {budget: 20%}", "retry.budget: must be a number, not 20%"),
+        (
+            "hedge: {after: p99}",
+            "hedge.after: must be p95 or a duration, not p99; write a number and a unit: 250ms, 2s, 5m or 1h",
+        ),
+        ("hedge: {after: 0s}", "hedge.after: must be p95 or at least 1ms, not 0s"),
+        ("hedge: {after: 200}", "hedge.after: must be p95 or a duration, not 200; did you mean '200s'?"),
+        ("hedge: {after: 200h}", "hedge.after: must be at most 168h, not 200h"),
+        ("hedge: {budget: 0}", "hedge.budget: must be above 0, not 0"),
+        ("hedge: {budget: 0.3}", "hedge.budget: must be at most retry.budget, 0.2"),
+        ("breaker: {consecutive: 0}", "breaker.consecutive: must be at least 1, not 0"),
+        ("breaker: {ratio: 0}", "breaker.ratio: must be above 0, not 0"),
+        ("breaker: {open: 5s, open_max: 2s}", "breaker.open_max: must be at least open, 5s"),
+        ("breaker: {open: 2m}", "breaker.open: must be at most open_max, 1m; raise open_max too"),
         ("hold: {max_wait: 1s}", f"hold: unknown key; {KNOWN_AT_TOP}"),
         ("on: 1", f"on: unknown key; {KNOWN_AT_TOP}"),
     ],
 )
 def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
     assert mistakes(at_top(line), tmp_path) == [f"g.yaml:1: {expected}"]
+
+
+def test_a_hedge_is_a_second_attempt() -> None:
+    assert mistakes(at_top("hedge: {after: 100ms}\nretry: {attempts: 1}")) == [
+        "g.yaml:1: hedge: has no effect with retry.attempts: 1; a hedge is a second attempt: allow 2"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ async def test_what_is_given_without_asking_is_what_asking_would_give(store):
     assert await taken(store, "a", "b") == expected
 
 
+async def test_a_gateway_may_be_told_to_hold_less_than_the_limit(store):
+    store.set_limits({"a": 5, "b": 5}, {"a": 2})
+    assert [await taken(store, "a", "b") for _ in range(3)] == ["a", "a", "b"]
+    store.set_limits({"a": 5, "b": 5})
+    assert await taken(store, "a", "b") == "a"
+
+
 def probe_of(backend_id: str) -> Plan:
     plan = plan_over(backend_id)
     return plan._replace(candidates=(plan.candidates[0]._replace(is_probe=True, generation=3),))

@@ -88,8 +88,8 @@ class Gateway(RuleBasedStateMachine):
     def tell(self, event) -> None:
         for effect in self.fleet.apply(event, self.now_s):
             if isinstance(effect, SetLimits):
-                self.store.set_limits(effect.limits)
-                self.told_limits = dict(effect.limits)
+                self.store.set_limits(effect.limits, effect.caps)
+                self.told_limits = {**effect.limits, **effect.caps}
 
     @initialize(made=clusters(), policy=st.sampled_from(("weight", "least_loaded")))
     def start(self, made, policy) -> None:

@@ -49,7 +49,7 @@ class Asked:
             self.events.append(event)  # type: ignore[arg-type]
         for effect in self.fleet.apply(event, monotonic()):
             if isinstance(effect, SetLimits):
-                self.store.set_limits(effect.limits)
+                self.store.set_limits(effect.limits, effect.caps)
 
     def follow(self, config: Config) -> None:
         self.configure(config)

@@ -84,7 +84,8 @@ class Gateway:
     def obey(self, effect: Effect) -> None:
         say = self.world.say
         match effect:
-            case SetLimits(limits):
+            case SetLimits(fleet_limits, caps):
+                limits = {**fleet_limits, **caps}
                 changed = {id_: limit for id_, limit in limits.items() if self.limits.get(id_) != limit}
                 if self.limits:
                     say(self, "limits " + " ".join(f"{id_}={limit}" for id_, limit in changed.items()))

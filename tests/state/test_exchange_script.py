@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.latency import LatencySummary
 from gateway.state import wire
-from gateway.state.grants import TTL_S
+from gateway.state.grants import CONTENDED_S, TTL_S
 from tests.state.virtual_fleet import Fate, VirtualFleet
 
 
@@ -202,6 +202,16 @@ def test_somebody_who_lacks_a_slot_has_it_called_back(client):
     assert fleet.in_flight("a") == 8
 
 
+def test_a_gateway_s_own_cap_takes_nothing_from_the_others(fleet):
+    capped, other = fleet.gateways
+    capped.book.set_limits({"a": 4}, {"a": 1})
+    assert taken(fleet, other, 3) == 3
+    assert taken(fleet, capped, 2) == 1
+    assert taken(fleet, other, 2) == 0
+    fleet.finish(capped, 0)
+    assert taken(fleet, capped, 1) == 1, "what it gave back it may take again"
+
+
 def test_where_too_much_is_in_use_what_ends_makes_room_for_nobody(fleet):
     one, two = fleet.gateways
     taken(fleet, one, 4)
@@ -250,3 +260,68 @@ def test_every_key_expires_by_itself(client, fleet):
     keys = (fleet.keys.gateways, fleet.keys.latency, fleet.keys.drains, fleet.keys.grants("a"))
     assert all(client.pttl(key) > 0 for key in keys)
     assert len({key[key.index("{") : key.index("}")] for key in keys}) == 1, "one hash tag"
+
+
+def test_when_all_were_away_nobody_is_buried_before_all_had_time_to_come_back(fleet):
+    """The server stood still: who comes back a second after the first still holds its slots."""
+    first, late = fleet.gateways
+    taken(fleet, late, 3)
+    fleet.exchange(late)
+    pass_time(fleet, 1.0, first)  # the late one's next heartbeat is due, and now nothing comes through
+    fleet.now_s += 5.0
+    pass_time(fleet, 1.0, first)
+    assert late.id in fleet.known()
+    assert taken(fleet, first, 4) == 1
+
+
+@pytest.fixture
+def news(fleet):
+    with fleet.client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(fleet.keys.news)
+        assert pubsub.get_message(timeout=5) is None  # the subscription itself
+
+        def heard() -> int:
+            """How many recalls there were since this was asked last."""
+            count = 0
+            while (message := pubsub.get_message(timeout=0.1)) is not None:
+                count += msgspec.msgpack.decode(message["data"])[0] == "recall"
+            return count
+
+        yield heard
+
+
+def test_who_gets_no_slot_makes_the_others_tell_what_they_have_but_not_all_the_time(fleet, news):
+    """They may have one that has come free since they told: nobody is known to hold an idle one."""
+    asker, holder = fleet.gateways
+    taken(fleet, holder, 4)
+    for _ in range(5):
+        assert fleet.request(asker, fleet.plan("a")) is None
+    assert news() == 1
+    fleet.now_s += 0.3
+    assert fleet.request(asker, fleet.plan("a")) is None
+    assert news() == 1
+
+
+def test_a_recalled_gateway_says_what_it_has_not_told(client):
+    fleet = VirtualFleet(client, {"a": 40}, gateways=2)
+    gateway = fleet.gateways[0]
+    fleet.request(gateway, fleet.plan("a"))
+    fleet.exchange(gateway)
+    slots = gateway.book.slots["a"]
+    assert slots.idle, "a reserve, of which the fleet knows"
+    while slots.idle:
+        gateway.book.take(fleet.plan("a").candidates, fleet.now_s)
+    assert gateway.book.recall(["a"], fleet.now_s), "it is thought to hold idle slots, and has none"
+
+
+def test_where_slots_are_short_each_that_comes_free_is_told_at_once(client):
+    fleet = VirtualFleet(client, {"a": 40}, gateways=2)
+    gateway = fleet.gateways[0]
+    taken(fleet, gateway, 2)
+    gateway.book.recall(["a"], fleet.now_s)
+    fleet.exchange(gateway)
+    assert gateway.book.slots["a"].plenty, "there are many, as far as it knows"
+    assert gateway.book.give_back(fleet.plan("a").candidates[0], fleet.now_s)
+    assert not gateway.book.give_back(fleet.plan("a").candidates[0], fleet.now_s + CONTENDED_S), (
+        "later they are not short any more"
+    )

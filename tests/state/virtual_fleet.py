@@ -132,7 +132,9 @@ class VirtualFleet:
     def granted(self, backend_id: str) -> dict[str, tuple[int, int]]:
         """What stands in Redis: gateway -> (granted, in use), of the dead too."""
         fields = self.client.hgetall(self.keys.grants(backend_id)).items()
-        return {k.decode(): tuple(map(int, v.decode().split(":"))) for k, v in fields}
+        return {
+            k.decode(): tuple(map(int, v.decode().split(":"))) for k, v in fields if not k.startswith(b"!")
+        }
 
     # --- what a gateway does -------------------------------------------------------------------------
 
@@ -195,4 +197,4 @@ class VirtualFleet:
 
     def finish(self, gateway: Gateway, at: int) -> None:
         candidate = gateway.running.pop(at)
-        gateway.book.give_back(candidate)
+        gateway.book.give_back(candidate, self.now_s)

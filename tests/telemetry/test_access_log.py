@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.model import Outcome, Reason, Verdict
-from gateway.ports import RequestRecord
+from gateway.ports import Hedged, RequestRecord
 from gateway.telemetry.access_log import AccessLog, open_access_log
 from gateway.telemetry.line_writer import LineWriter
 
@@ -62,6 +62,7 @@ def test_a_line_tells_the_whole_request(record: Record) -> None:
         "tier": "primary",
         "backend": "here@10.0.0.1:8000",
         "attempts": 1,
+        "hedged": False,
         "spill_reason": None,
         "ttft_ms": 40.0,
         "duration_ms": 300.0,
@@ -134,12 +135,17 @@ RECORDS = st.builds(
 )
 
 
+def test_a_hedged_request_says_so(record: Record) -> None:
+    line = logged(record(attempts=2, hedge=Hedged("there", "lost")))
+    assert (line["attempts"], line["hedged"]) == (2, True)
+
+
 @settings(max_examples=80, deadline=None)
 @given(RECORDS, st.floats(0, 4e9))
 def test_any_record_becomes_one_line_of_json(any_record: RequestRecord, now_s: float) -> None:
     line = logged(any_record, now_s)
     assert line["status"] == any_record.status
-    assert len(line) == 21
+    assert len(line) == 22
 
 
 # --- the sink ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 --   is_leaving         it ends: all that it holds is free
 --   known_gateways     how many it knew of before
 --   born_ms            the birth of the fleet's memory as it first heard of it, or 0
---   reports            [[limit, keep, in_use, reserve], ...]: slots that it keeps, uses, and wants idle
+--   reports            [[limit, keep, in_use, reserve, cap], ...]: slots that all may use, that it keeps, uses,
+--                      wants idle, and may hold at most
 --   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
 --                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
 --   latency            msgpack to store, or nil: then it wants everybody's back
@@ -32,6 +33,8 @@ local FIRST_GRANTS_KEY = 6
 -- Live gateways call at least once a second. A longer step is a clock that was set, or all of us were away (the
 -- server stood still, say): then time goes on slowly, until everybody has had the time to come back.
 local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
+-- Who was told that a backend is short tells at once what comes free there, for longer than this (CONTENDED_S).
+local RECALL_AGAIN_MS = 200
 
 -- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
 local time = redis.call('TIME')
@@ -83,14 +86,17 @@ local divisor = is_learning and math.max(gateways, request.known_gateways) or ga
 
 local backends = {}
 for i, report in ipairs(request.reports) do
-  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0 }
+  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0, cap = report[5] }
+  backend.recalled_ms = 0
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
   backend.excess, backend.over = 0, 0
   local grants = redis.call('HGETALL', key)
   for j = 1, #grants, 2 do
     local name = grants[j]
-    if not is_alive[name] then
+    if name == '!recalled' then
+      backend.recalled_ms = tonumber(grants[j + 1])
+    elseif not is_alive[name] then
       redis.call('HDEL', key, name)
     elseif name == me then
       backend.had = true
@@ -111,9 +117,15 @@ for i, report in ipairs(request.reports) do
 end
 
 local function free(backend)
-  local left = backend.limit - backend.others - backend.mine
+  local left = math.min(backend.limit - backend.others, backend.cap) - backend.mine
   if is_learning then left = math.min(left, math.max(backend.part, 1) - backend.mine) end
   return math.max(left, 0)
+end
+
+-- Others have one to spare for sure, or may have by what they have not told yet.
+local function is_worth_recalling(backend)
+  if backend.idle_elsewhere > 0 then return true end
+  return backend.others > 0 and now_ms >= backend.recalled_ms + RECALL_AGAIN_MS
 end
 
 local function take(backend)
@@ -132,9 +144,11 @@ for n, ask in ipairs(request.asks) do
       answers[n] = i
       break
     end
-    if backends[i].idle_elsewhere > 0 and not is_recalled[i] then
+    if not is_recalled[i] and is_worth_recalling(backends[i]) then
       is_recalled[i] = true
       recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
+      redis.call('HSET', recalled[#recalled], '!recalled', now_ms)
+      redis.call('PEXPIRE', recalled[#recalled], request.key_ttl_ms)
     end
   end
 end
