@@ -71,21 +71,19 @@ def metric(gateway: GatewayProcess, start: str) -> float:
 
 
 @pytest.mark.timeout(40)
-async def test_new_requests_leave_a_backend_whose_health_fails_and_return(engines, tmp_path):
+@pytest.mark.parametrize("failing", [{"status": 503}, {"hang": True}], ids=str)
+async def test_new_requests_leave_a_backend_whose_health_fails_and_return(failing, engines, tmp_path):
     gateway = start(engines, tmp_path, health=PROBED)
     with running(gateway):
         await until(lambda: (primary(gateway)["health"]["probe"] or {}).get("state") == "up")
         assert await asked(gateway) == (200, "primary", None)
-        for failing in ({"status": 503}, {"hang": True}):
-            engines[0].set_health(**failing)
-            assert await until(lambda: not primary(gateway)["health"]["open"]) > 0.15, (
-                "before the third probe"
-            )
-            assert await asked(gateway) == (200, "backup", "unhealthy")
-            assert metric(gateway, 'spillway_cluster_ready_share{cluster="primary"}') == 0
-            engines[0].set_health()
-            await until(lambda: primary(gateway)["health"]["open"])
-            assert await asked(gateway) == (200, "primary", None)
+        engines[0].set_health(**failing)
+        assert await until(lambda: not primary(gateway)["health"]["open"]) > 0.15, "before the third probe"
+        assert await asked(gateway) == (200, "backup", "unhealthy")
+        assert metric(gateway, 'spillway_cluster_ready_share{cluster="primary"}') == 0
+        engines[0].set_health()
+        await until(lambda: primary(gateway)["health"]["open"])
+        assert await asked(gateway) == (200, "primary", None)
         engines[1].set_health(status=500)
         engines[0].set_health(status=500)
         await until(lambda: ready(gateway) == [0, 0])
