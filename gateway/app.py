@@ -14,9 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
 
-from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
+from gateway.admin.one_gateway import OneGateway
+from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
 from gateway.admin.server import AdminServer
-from gateway.config.fleet import clusters_of, endpoints_of
+from gateway.config.fleet import breaker_of, clusters_of, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
@@ -24,15 +25,23 @@ from gateway.core.fleet import (
     Event,
     Fleet,
     FleetConfigured,
+    ReportCircuit,
+    SendSyntheticProbe,
     SetLimits,
+    ShareClosing,
+    ShareOpening,
     Ticked,
     Undrained,
     UnknownName,
 )
 from gateway.core.latency import LatencySummary
+from gateway.health.checks import HealthChecks
+from gateway.health.targets import Surroundings as HealthSurroundings
+from gateway.health.targets import targets_of
 from gateway.ports import StateStore
+from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
-from gateway.proxy.upstream import pools_of
+from gateway.proxy.pool import pools_of
 from gateway.proxy.writes import WriteBatch
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
@@ -48,14 +57,17 @@ TICK_S = 0.5
 class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, place: WorkerPlace | None = None) -> None:
         self._config = config
+        self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
         self._metrics = Metrics()
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        self._access_log = open_access_log(config.access_log, time.time)  # noqa: TID251 - a log's ts is wall time
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
+        self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
+        draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
         self._draining: asyncio.Task[bool] | None = None
@@ -70,8 +82,11 @@ class Gateway:
                 store=self._store,
                 telemetry=Observer(self._metrics, self._access_log),
                 clock=self._clock,
-                draw=_uniform_draws(),
+                draw=draw,
             ),
+        )
+        self._health = HealthChecks(
+            HealthSurroundings(self._fleet.view, self.apply, self._store, self._clock, draw)
         )
         self._admin = self._make_admin()
         self.port = 0
@@ -81,12 +96,26 @@ class Gateway:
         """Tells the fleet what happened, and does what it says is to be done."""
         for effect in self._fleet.apply(event, self._clock()):
             match effect:
-                case SetLimits(limits):
-                    self._store.set_limits(limits)
+                case SetLimits(limits, caps):
+                    self._store.set_limits(limits, caps)
+                case SendSyntheticProbe(backend_id, generation):
+                    self._health.try_half_open(backend_id, generation)
+                case ShareOpening() | ShareClosing():
+                    self._store.share_circuit(effect)
+                case ReportCircuit():
+                    self._report(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
                         if (pool := self._pools.get(backend_id)) is not None:
                             pool.close_idle()
+
+    def _report(self, change: ReportCircuit) -> None:
+        backend_id, circuit, trigger, reason = change
+        if trigger is None or reason is None:
+            log.info("the circuit of %s is %s", backend_id, circuit)
+            return
+        log.warning("the circuit of %s is %s: %s, %s", backend_id, circuit, trigger, reason)
+        self._metrics.record_opening(backend_id.partition("@")[0], backend_id, reason)
 
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""
@@ -104,21 +133,34 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy))
+        self.apply(
+            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+        )
+        for name, until_s in (self._place.drains if self._place else {}).items():
+            self.apply(Drained(name, until_s))
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
-        self.port = await self._plane.listen(config.listen.host, config.listen.port, _server_tls(config))
+        self.port = await self._plane.listen(
+            config.listen.host, config.listen.port, _server_tls(config), reuse_port=self._place is not None
+        )
+        self._health.follow(targets_of(config))
         self._tick()
         self._state = GatewayState.READY
 
-    async def serve(self) -> None:
-        """Until SIGTERM or SIGINT; then drains. SIGHUP opens the access log anew, for rotation."""
+    def heed_signals(self) -> None:
+        """SIGTERM and SIGINT drain. SIGHUP opens the access log anew, for rotation."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_drain)
+        loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+
+    def _reopen_log(self) -> None:
         if self._access_log is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._access_log.reopen)
+            self._access_log.reopen()
+
+    async def serve(self) -> None:
+        """Until told to stop, and drained."""
         await self._stopped.wait()
         await self.stop()
 
@@ -138,6 +180,7 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._health.stop()
         await self._plane.close()
         await self._store.stop()
         await self._admin.stop()
@@ -145,7 +188,7 @@ class Gateway:
             self._access_log.close()
 
     def _tick(self) -> None:
-        self.apply(Ticked())
+        self.apply(Ticked(getrandbits(64)))
         if not self._stopped.is_set():
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
@@ -185,6 +228,7 @@ class Gateway:
             self._metrics,
             GaugeSources(
                 view=self._fleet.view,
+                clock=self._clock,
                 leases_held=self._store.leases_held,
                 store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
@@ -192,34 +236,36 @@ class Gateway:
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
             ),
         )
-        token = config.admin.token
         return AdminServer(
-            AdminSettings(
-                config.admin.listen.host,
-                config.admin.listen.port,
-                token.reveal() if token is not None else None,
-            ),
-            AdminPorts(
-                view=self._fleet.view,
-                apply=self.apply_and_share,
-                status=self._status,
-                drain=self.drain,
-                render_metrics=exposition.render,
-                clock=self._clock,
+            AdminSettings(socket_path=self._place.admin_socket) if self._place else settings_of(config.admin),
+            OneGateway(
+                AdminPorts(
+                    view=self._fleet.view,
+                    apply=self.apply_and_share,
+                    status=self._status,
+                    drain=self.drain,
+                    render_metrics=exposition.render,
+                    clock=self._clock,
+                )
             ),
         )
 
 
-async def run(config: Config, announce: Callable[[Gateway], None]) -> None:
-    """Runs one gateway until it is told to stop. Raises OSError when it can't start."""
+async def run(config: Config, announce: Callable[[Gateway], None], place: WorkerPlace | None = None) -> bool:
+    """Runs one gateway until it is told to stop; True when it finished all it had accepted.
+
+    Raises OSError when it can't start.
+    """
     _raise_file_limit()
-    gateway = Gateway(config)
+    gateway = Gateway(config, place)
     await gateway.start()
+    gateway.heed_signals()
     announce(gateway)
     # What has been made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     await gateway.serve()
+    return await gateway.drain()
 
 
 def _uniform_draws() -> Callable[[], int]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.config.schema import Config
+    from gateway.workers.supervisor import Supervisor
 
 
 def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -22,9 +24,9 @@ def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 def _run_serve(args: argparse.Namespace) -> int:
     import uvloop
 
-    from gateway import app
     from gateway.config.loading import load
     from gateway.config.problems import ConfigError
+    from gateway.processes.restarts import StartFailed
 
     try:
         config = load(args.config)
@@ -32,14 +34,25 @@ def _run_serve(args: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        uvloop.run(app.run(config, _announce))
-    except OSError as error:  # a port in use, a certificate that does not fit
+        uvloop.run(_life_of(config))
+    except (OSError, StartFailed) as error:  # a port in use, a certificate that does not fit
         sys.stderr.write(f"spillway: can't start: {error}\n")
         return 1
     return 0
 
 
-def _announce(gateway: Gateway) -> None:
+def _life_of(config: Config) -> Coroutine[None, None, object]:
+    """One gateway in this process, or several in processes of their own."""
+    if config.workers == 1:
+        from gateway import app
+
+        return app.run(config, _announce)
+    from gateway.workers import supervisor
+
+    return supervisor.run(config, _announce)
+
+
+def _announce(gateway: Gateway | Supervisor) -> None:
     sys.stderr.write(f"spillway: ready on port {gateway.port}, admin on port {gateway.admin_port}\n")
 
 

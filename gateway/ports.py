@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Candidate, Outcome, Plan, Reason
 
 
@@ -36,6 +37,9 @@ class StoreHealth(NamedTuple):
     gateways: int = 1
 
 
+NO_CAPS: Mapping[str, int] = {}
+
+
 class StateStore(Protocol):
     """Arbitrates slots. Every adapter passes tests/contract unchanged.
 
@@ -51,17 +55,26 @@ class StateStore(Protocol):
     def health(self) -> StoreHealth:
         """Known without asking anybody."""
 
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        """Tells other gateways at once that a circuit has opened here, or has closed again."""
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         """Tells other gateways of a drain of a cluster or backend (inf: without an end; None: it is over)."""
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Slots per backend id. A backend not named gives no more leases; those out stay good."""
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        """Slots per backend id, for all gateways together, and fewer for this one where `caps` says so.
+
+        A backend not named gives no more leases; those out stay good.
+        """
 
     def lease_now(self, plan: Plan) -> Lease | None:
         """The lease that `lease` would give, if this gateway knows that without asking anybody."""
 
     async def lease(self, plan: Plan) -> Lease | None:
         """A lease on the FIRST candidate with room; None when no candidate has any.
+
+        A candidate that `is_probe` has room only while its backend's one probe permit is free in the whole
+        fleet; the lease holds both.
 
         Cancelled while waiting, it leaves no slot taken.
         """
@@ -80,12 +93,26 @@ class Retry(NamedTuple):
     reason: Reason
 
 
+HedgeOutcome = Literal["won", "lost", "failed"]
+
+
+class Hedged(NamedTuple):
+    """A second attempt ran beside the first: in which cluster, and what became of it.
+
+    Its good answer went to the client (won), it failed before it had one, or anything else came first (lost).
+    """
+
+    cluster: str
+    outcome: HedgeOutcome
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """All that is known of one exchange at its end: one access-log line, and the metrics.
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     """
 
     request_id: str
@@ -111,6 +138,8 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     retries: tuple[Retry, ...] = ()
+    denied_retry: Retry | None = None
+    hedge: Hedged | None = None
 
 
 class Telemetry(Protocol):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import orjson
 from aiohttp import web
 
 from gateway.admin.answers import AdminError, json_answer
 from gateway.admin.durations import parse_drain_s
-from gateway.admin.fleet_page import drain_mark
-from gateway.admin.ports import AdminPorts
-from gateway.core.fleet import FOREVER_S, BackendState, ClusterState, Drained, Undrained, UnknownName
+from gateway.admin.pages import DrainOrder, Pages
 
 
 class DrainRoutes:
     """`POST /api/v1/clusters/{name}/drain` and its three siblings."""
 
-    def __init__(self, ports: AdminPorts) -> None:
-        self._ports = ports
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
 
     def routes(self) -> list[web.RouteDef]:
         # A backend's id may hold slashes: cluster@host:port/prefix.
@@ -29,37 +25,14 @@ class DrainRoutes:
 
     async def drain(self, request: web.Request) -> web.Response:
         for_s = await _asked_duration_s(request)
-        state = self._state(request)
-        until_s = FOREVER_S if for_s is None else self._ports.clock() + for_s
-        return self._apply(request, Drained(request.match_info["name"], until_s), state)
+        return await self._mark(request, is_drain=True, for_s=for_s)
 
     async def undrain(self, request: web.Request) -> web.Response:
-        return self._apply(request, Undrained(request.match_info["name"]), self._state(request))
+        return await self._mark(request, is_drain=False)
 
-    def _apply(
-        self, request: web.Request, event: Drained | Undrained, state: ClusterState | BackendState
-    ) -> web.Response:
-        try:
-            self._ports.apply(event)
-        except UnknownName as exc:  # a reload took it away in this moment
-            raise _not_found(request, ()) from exc
-        mark = drain_mark(state, self._ports.clock())
-        return json_answer({"name": event.name, "in_flight": state.in_flight, **mark})
-
-    def _state(self, request: web.Request) -> ClusterState | BackendState:
-        view, name = self._ports.view, request.match_info["name"]
-        known: Mapping[str, ClusterState | BackendState]
-        known = view.clusters if request.match_info["kind"] == "clusters" else view.backends
-        if name not in known:
-            raise _not_found(request, known)
-        return known[name]
-
-
-def _not_found(request: web.Request, known: object) -> AdminError:
-    kind = request.match_info["kind"].removesuffix("s")
-    names = ", ".join(sorted(known)) if isinstance(known, Mapping) and known else "none"
-    message = f"no {kind} is named {request.match_info['name']!r}; known: {names}"
-    return AdminError(404, f"{kind}_not_found", message, kind)
+    async def _mark(self, request: web.Request, is_drain: bool, for_s: float | None = None) -> web.Response:
+        kind, name = request.match_info["kind"], request.match_info["name"]
+        return json_answer(await self._pages.mark(DrainOrder(kind, name, is_drain, for_s)))
 
 
 async def _asked_duration_s(request: web.Request) -> float | None:

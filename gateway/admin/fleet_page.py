@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gateway.admin.fleet_health import health_of
+from gateway.core.breaker import Breaker, Circuit
 from gateway.core.fleet import FOREVER_S, BackendState, ClusterState, FleetView
 
 Json = dict[str, object]
@@ -43,6 +45,7 @@ def _cluster(state: ClusterState, total: int, now_s: float) -> Json:
         "weight": state.weight,
         **_occupancy(list(state.backends), total),
         **drain_mark(state, now_s),
+        "capacity": {**state.capacity._asdict(), "share": round(state.capacity.share, 4)},
         "backends": [_backend(backend, total, now_s) for backend in state.backends],
     }
 
@@ -54,6 +57,20 @@ def _backend(state: BackendState, total: int, now_s: float) -> Json:
         **_occupancy([state], total),
         **drain_mark(state, now_s),
         "latency_ewma_ms": round(state.latency.value_s(now_s) * 1000, 3),
+        "circuit": _circuit(state.breaker, now_s),
+        "health": health_of(state, now_s),
+    }
+
+
+def _circuit(breaker: Breaker, now_s: float) -> Json:
+    """`trigger` and `reason` say why it opened, null while closed; `for_s` is null if it never was other."""
+    opening = breaker.opening if breaker.circuit is not Circuit.CLOSED else None
+    since_s = breaker.since_s
+    return {
+        "state": breaker.circuit,
+        "trigger": opening and opening.trigger,
+        "reason": opening and opening.reason,
+        "for_s": None if since_s is None else round(now_s - since_s, 3),
     }
 
 

@@ -6,14 +6,15 @@ from aiohttp import web
 
 from gateway.admin.answers import AdminError, json_answer
 from gateway.admin.guard import DRAIN_GATEWAY_PATH
-from gateway.admin.ports import AdminPorts, GatewayState
+from gateway.admin.pages import Pages
+from gateway.admin.ports import GatewayState
 
 
 class HealthRoutes:
     """What an orchestrator asks. Liveness looks at nothing: it answers, so the event loop runs."""
 
-    def __init__(self, ports: AdminPorts) -> None:
-        self._ports = ports
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -30,13 +31,15 @@ class HealthRoutes:
         return json_answer({"status": "ok"})
 
     async def readiness(self, request: web.Request) -> web.Response:
-        status = self._ports.status()
+        status = await self._pages.status()
         page = {**status.detail, "status": status.state.value, "in_flight": status.in_flight}
         return json_answer(page, 200 if status.state is GatewayState.READY else 503)
 
     async def drain(self, request: web.Request) -> web.Response:
         """Answers when nothing is in flight any more; 504 when time ran out and some would be cut."""
-        if await self._ports.drain():
+        if await self._pages.drain():
             return json_answer({"status": "drained", "in_flight": 0})
-        left = self._ports.status().in_flight
-        raise AdminError(504, "drain_timeout", f"the drain timed out with {left} exchanges in flight")
+        left = (await self._pages.status()).in_flight
+        # Of workers that had to be cut none may be left to count.
+        what = f"with {left} exchanges in flight" if left else "and what was still in flight was cut"
+        raise AdminError(504, "drain_timeout", f"the drain timed out {what}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 
+from gateway.config.schema import AdminConfig
 from gateway.core.fleet import Event, FleetView
 from gateway.ports import Clock
 
@@ -30,17 +31,27 @@ class GatewayStatus:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """Where to listen and what a write must present. Raises ValueError for an open door."""
+    """Where to listen and what a write must present. Raises ValueError for an open door.
+
+    With `socket_path` it is that unix socket: who may open it is up to its directory.
+    """
 
     host: str = "127.0.0.1"
     port: int = 9090
     token: str | None = field(default=None, repr=False)
+    socket_path: str | None = None
 
     def __post_init__(self) -> None:
         if self.token is not None and not self.token.strip():
             raise ValueError("the admin token is empty")
         if self.token is None and not is_loopback(self.host):
             raise ValueError(f"without a token the admin port binds to loopback only, not to {self.host}")
+
+
+def settings_of(admin: AdminConfig) -> AdminSettings:
+    """The admin port that the configuration asks for."""
+    token = admin.token.reveal() if admin.token is not None else None
+    return AdminSettings(admin.listen.host, admin.listen.port, token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from aiohttp import web
+from aiohttp import http_parser, web
 
 from gateway.admin.answers import answer_errors, json_answer
 from gateway.admin.drains import DrainRoutes
-from gateway.admin.fleet_page import fleet_page
 from gateway.admin.guard import Guard
 from gateway.admin.health import HealthRoutes
-from gateway.admin.ports import AdminPorts, AdminSettings
+from gateway.admin.pages import Pages
+from gateway.admin.ports import AdminSettings
 
 # A drain is the largest thing anybody sends here.
 MAX_BODY_BYTES = 16 * 1024
@@ -20,27 +18,42 @@ SHUTDOWN_TIMEOUT_S = 1.0
 OPENMETRICS_TYPE = "application/openmetrics-text"
 
 
-class AdminServer:
-    """Start it, read `port`, stop it. `start` raises OSError when the address cannot be bound."""
+class ParserMissing(OSError):
+    """aiohttp would read requests with its parser in plain Python, which most of its advisories are about."""
 
-    def __init__(self, settings: AdminSettings, ports: AdminPorts) -> None:
+    def __init__(self) -> None:
+        super().__init__(
+            "aiohttp runs without its C parser, which the admin port relies on; install a wheel of aiohttp "
+            "for this platform, and do not set AIOHTTP_NO_EXTENSIONS"
+        )
+
+
+class AdminServer:
+    """Start it, read `port`, stop it.
+
+    `start` raises OSError when the address cannot be bound, and ParserMissing.
+    """
+
+    def __init__(self, settings: AdminSettings, pages: Pages) -> None:
         self._settings = settings
-        self._ports = ports
+        self._pages = pages
         self._runner: web.AppRunner | None = None
 
     @property
     def port(self) -> int:
-        """The port in use, also when the settings say 0."""
+        """The port in use, also when the settings say 0; 0 on a unix socket."""
         assert self._runner is not None, "not started"
-        return int(self._runner.addresses[0][1])
+        return int(self._runner.addresses[0][1]) if self._settings.socket_path is None else 0
 
     async def start(self) -> None:
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise ParserMissing
         runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._settings.host, self._settings.port).start()
+            await self._site(runner).start()
         except BaseException:
             await runner.cleanup()
             raise
@@ -52,25 +65,27 @@ class AdminServer:
         if runner is not None:
             await runner.cleanup()
 
+    def _site(self, runner: web.AppRunner) -> web.BaseSite:
+        settings = self._settings
+        if settings.socket_path is not None:
+            return web.UnixSite(runner, settings.socket_path)
+        return web.TCPSite(runner, settings.host, settings.port)
+
     def _application(self) -> web.Application:
         guard = Guard(self._settings)
         application = web.Application(
             middlewares=[answer_errors, guard.middleware], client_max_size=MAX_BODY_BYTES
         )
-        application.add_routes(HealthRoutes(self._ports).routes())
-        application.add_routes(DrainRoutes(self._ports).routes())
+        application.add_routes(HealthRoutes(self._pages).routes())
+        application.add_routes(DrainRoutes(self._pages).routes())
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/v1/fleet", self._fleet)
         return application
 
     async def _metrics(self, request: web.Request) -> web.Response:
         as_openmetrics = OPENMETRICS_TYPE in request.headers.get("Accept", "")
-        parts, content_type = self._ports.render_metrics(as_openmetrics)
-        body = bytearray()
-        for part in parts:
-            body += part
-            await asyncio.sleep(0)  # the data plane shares this event loop
-        return web.Response(body=bytes(body), headers={"Content-Type": content_type})
+        body, content_type = await self._pages.metrics(as_openmetrics)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _fleet(self, request: web.Request) -> web.Response:
-        return json_answer(fleet_page(self._ports.view, self._ports.clock()))
+        return json_answer(await self._pages.fleet())

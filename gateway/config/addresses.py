@@ -168,6 +168,13 @@ def parse_request_path(text: str) -> str:
     return text
 
 
+def parse_plain_path(text: str) -> str:
+    """A path of a backend, `/a/b`. Raises BadValue."""
+    if "*" in text:
+        raise BadValue(f"must be one path, not {text!r}", "remove the '*'")
+    return parse_request_path(text)
+
+
 def _prefix(path: str) -> str:
     prefix = path.rstrip("/")
     if match := _API_SUFFIX.search(prefix):

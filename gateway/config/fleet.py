@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.config.schema import BackendConfig, ClusterConfig, Config
-from gateway.core.model import Backend, Cluster
+from gateway.core.breaker import BreakerSettings
+from gateway.core.model import Backend, Cluster, HealthRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,20 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
     )
 
 
+def breaker_of(config: Config) -> BreakerSettings:
+    """When circuits open, in the core's terms."""
+    breaker = config.breaker
+    return BreakerSettings(
+        breaker.consecutive,
+        breaker.ratio,
+        breaker.min_samples,
+        breaker.window_s,
+        breaker.open_s,
+        breaker.open_max_s,
+        breaker.slow_start_s,
+    )
+
+
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:
     """How to reach each backend, by its id."""
     endpoints = [_endpoint(cluster, backend) for cluster in config.clusters for backend in cluster.backends]
@@ -64,7 +79,22 @@ def backend_id(cluster: ClusterConfig, backend: BackendConfig) -> str:
 def _backend(cluster: ClusterConfig, backend: BackendConfig) -> Backend:
     limit = backend.limit or cluster.limit
     assert limit is not None, f"{cluster.name}: rules.py lets no backend pass without a limit"
-    return Backend(backend_id(cluster, backend), str(backend.url), limit, backend.weight)
+    return Backend(
+        backend_id(cluster, backend), str(backend.url), limit, backend.weight, _health_rules(cluster)
+    )
+
+
+def _health_rules(cluster: ClusterConfig) -> HealthRules | None:
+    health, metrics = cluster.health, cluster.engine_metrics
+    if health is None and metrics is None:
+        return None
+    known = HealthRules(has_probe=False)
+    if health is not None:
+        has_synthetic = health.synthetic is not None
+        known = replace(
+            known, rise=health.rise, fall=health.fall, has_probe=True, has_synthetic=has_synthetic
+        )
+    return known if metrics is None else replace(known, stale_after_s=metrics.stale_after_s)
 
 
 def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:

@@ -70,6 +70,10 @@ class Reading:
         below = (path + ".", path + "[")
         return path in self._excused or any(p.path == path or p.path.startswith(below) for p in self.problems)
 
+    def is_given(self, section: Struct, key: str) -> bool:
+        """Does that value stand in the file, right or wrong?"""
+        return key in self._origins[id(section)].lines
+
     # --- sections ---------------------------------------------------------------------------------------
 
     def _read_section(self, node: Node, shape: Shape, path: str) -> Any:

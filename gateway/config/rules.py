@@ -10,13 +10,17 @@ from msgspec import Struct
 from gateway.config.schema import (
     AdminConfig,
     AuthConfig,
+    BreakerConfig,
     ClusterConfig,
     Config,
     DownstreamTlsConfig,
+    EngineMetricsConfig,
+    HealthConfig,
     StateConfig,
+    SyntheticConfig,
     UpstreamTlsConfig,
 )
-from gateway.config.units import format_size
+from gateway.config.units import format_duration, format_size
 
 
 class Report(Protocol):
@@ -25,6 +29,8 @@ class Report(Protocol):
     def complain(self, section: Struct, key: str, message: str, fix: str = "") -> None: ...
 
     def has_problem(self, section: Struct, key: str) -> bool: ...
+
+    def is_given(self, section: Struct, key: str) -> bool: ...
 
 
 def check_admin(admin: AdminConfig, report: Report) -> None:
@@ -73,6 +79,39 @@ def check_upstream_tls(tls: UpstreamTlsConfig, report: Report) -> None:
         report.complain(tls, "ca_file", "holds no PEM certificates")
 
 
+def check_health(health: HealthConfig, report: Report) -> None:
+    _check_timeout(health, report)
+    if health.tcp:
+        for key in ("path", "agent"):
+            if report.is_given(health, key):
+                report.complain(health, key, "has no effect with tcp: true", "remove one of the two")
+
+
+def check_engine_metrics(metrics: EngineMetricsConfig, report: Report) -> None:
+    _check_timeout(metrics, report)
+    if metrics.stale_after_s < metrics.interval_s and not report.has_problem(metrics, "stale_after"):
+        shortest = format_duration(metrics.interval_s)
+        report.complain(metrics, "stale_after", f"must be at least interval, {shortest}")
+
+
+def _check_timeout(section: HealthConfig | SyntheticConfig | EngineMetricsConfig, report: Report) -> None:
+    """A longer one would delay the next. The default gives way to a shorter interval by itself."""
+    is_longer = report.is_given(section, "timeout") and section.timeout_s > section.interval_s
+    if is_longer and not report.has_problem(section, "interval"):
+        longest = format_duration(section.interval_s)
+        report.complain(section, "timeout", f"must be at most interval, {longest}")
+
+
+def check_breaker(breaker: BreakerConfig, report: Report) -> None:
+    if breaker.open_max_s < breaker.open_s and not report.has_problem(breaker, "open_max"):
+        key = "open_max" if report.is_given(breaker, "open_max") else "open"
+        if key == "open_max":
+            report.complain(breaker, key, f"must be at least open, {format_duration(breaker.open_s)}")
+        else:
+            longest = format_duration(breaker.open_max_s)
+            report.complain(breaker, key, f"must be at most open_max, {longest}", "raise open_max too")
+
+
 def check_cluster(cluster: ClusterConfig, report: Report) -> None:
     without = [backend for backend in cluster.backends if backend.limit is None]
     if cluster.limit is None and without and not any(report.has_problem(b, "limit") for b in without):
@@ -99,6 +138,12 @@ def check_config(config: Config, report: Report) -> None:
     if config.max_body_bytes > config.max_buffered_bytes:
         key = "max_buffered"
         report.complain(config, key, f"must be at least max_body, {format_size(config.max_body_bytes)}")
+    if config.hedge is not None and config.retry.attempts < 2:
+        report.complain(
+            config, "hedge", "has no effect with retry.attempts: 1", "a hedge is a second attempt: allow 2"
+        )
+    if config.hedge is not None and config.hedge.budget > config.retry.budget:
+        report.complain(config.hedge, "budget", f"must be at most retry.budget, {config.retry.budget:g}")
     if config.listen.clashes_with(config.admin.listen):
         report.complain(config, "listen", f"must differ from the admin port's {config.admin.listen}")
 
@@ -116,9 +161,13 @@ Rule = Callable[[Any, Report], None]
 RULES: dict[type, Rule] = {
     AdminConfig: check_admin,
     AuthConfig: check_auth,
+    BreakerConfig: check_breaker,
     ClusterConfig: check_cluster,
     Config: check_config,
     DownstreamTlsConfig: check_downstream_tls,
     StateConfig: check_state,
+    EngineMetricsConfig: check_engine_metrics,
+    HealthConfig: check_health,
+    SyntheticConfig: _check_timeout,
     UpstreamTlsConfig: check_upstream_tls,
 }

@@ -14,11 +14,12 @@ from gateway.config.addresses import (
     parse_address,
     parse_backend_url,
     parse_host,
+    parse_plain_path,
     parse_request_path,
 )
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
-from gateway.config.units import format_duration, format_size, parse_duration, parse_size
+from gateway.config.units import AT_P95, format_duration, format_size, parse_duration, parse_size
 
 MAX_SECRET_BYTES = 65_536
 _VARIABLE = re.compile(r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|)", re.ASCII)
@@ -200,6 +201,20 @@ def read_model_name(scalar: Scalar, around: Surroundings) -> str:
     return name
 
 
+def read_hedge_after(scalar: Scalar, around: Surroundings) -> float:
+    """A duration, or `p95` as AT_P95."""
+    text = read_text(scalar, around)
+    if text == "p95":
+        return AT_P95
+    try:
+        after_s = parse_duration(text)
+    except BadValue as exc:
+        raise BadValue(f"must be p95 or a duration, not {scalar.bare}", exc.fix) from None
+    if after_s < 0.001:
+        raise BadValue(f"must be p95 or at least 1ms, not {scalar.bare}")
+    return after_s
+
+
 Reader = Callable[[Scalar, Surroundings], object]
 
 READERS: dict[str, Reader] = {
@@ -213,7 +228,9 @@ READERS: dict[str, Reader] = {
     "backend_url": lambda scalar, around: parse_backend_url(read_text(scalar, around)),
     "host": lambda scalar, around: parse_host(read_text(scalar, around)),
     "request_path": lambda scalar, around: parse_request_path(read_text(scalar, around)),
+    "plain_path": lambda scalar, around: parse_plain_path(read_text(scalar, around)),
     "header_name": read_header_name,
+    "hedge_after": read_hedge_after,
     "secret": lambda scalar, around: Secret(scalar.text),
     "file": read_file,
     "secret_file": read_secret_file,
@@ -227,7 +244,9 @@ READERS: dict[str, Reader] = {
 
 def show_value(kind: str, value: object) -> str:
     """A value as one would write it in the file: the inverse of its reader."""
-    if kind == "duration":
+    if kind == "hedge_after" and value == AT_P95:
+        return "p95"
+    if kind in ("duration", "hedge_after"):
         return format_duration(cast(float, value))
     if kind == "size":
         return format_size(cast(int, value))

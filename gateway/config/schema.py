@@ -14,8 +14,11 @@ from msgspec import Meta, field
 
 from gateway.config.addresses import Address, BackendUrl
 from gateway.config.secrets import Secret
+from gateway.config.units import AT_P95
 
 DAY_S = 86_400.0
+# A probe takes its turn on the event loop of the data plane.
+MIN_INTERVAL_S = 0.01
 MIB = 2**20
 
 Name = Annotated[
@@ -140,6 +143,72 @@ class RetryConfig(Section, frozen=True, kw_only=True):
     attempts: Annotated[
         int, Meta(ge=1, le=100, description="Tries at backends per request, the first included.")
     ] = 3
+    budget: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Second attempts, hedges included, as a share of the requests of the last 10 s; "
+            "three in 10 s are always allowed, unless it is 0.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.2
+
+
+class HedgeConfig(Section, frozen=True, kw_only=True):
+    """A second attempt beside a first one that gives no byte; the first good byte wins. Absent: off."""
+
+    after_s: Annotated[
+        float,
+        Meta(
+            le=7 * DAY_S,
+            description="How long without a byte. `p95`: of the backend's own first bytes in the last "
+            "minute, once it has had 20.",
+            extra={"kind": "hedge_after"},
+        ),
+    ] = field(default=AT_P95, name="after")
+    budget: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Hedges as a share of the requests of the last 10 s; each is paid from "
+            "`retry.budget` too.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.05
+
+
+class BreakerConfig(Section, frozen=True, kw_only=True):
+    """When a backend's circuit opens, for how long, and how the backend comes back."""
+
+    consecutive: Annotated[
+        int, Meta(ge=1, le=100_000, description="Failed attempts in a row that open it.")
+    ] = 5
+    ratio: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of failed attempts in `window` that opens it.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.5
+    min_samples: Annotated[
+        int, Meta(ge=1, le=100_000, description="Attempts in `window` below which `ratio` says nothing.")
+    ] = 20
+    window_s: Annotated[float, _duration("The time that `ratio` looks at.", ge=0.1)] = field(
+        default=10.0, name="window"
+    )
+    open_s: Annotated[
+        float, _duration("How long the first opening lasts; each one in a row twice as long.")
+    ] = field(default=1.0, name="open")
+    open_max_s: Annotated[float, _duration("How long an opening lasts at most.")] = field(
+        default=60.0, name="open_max"
+    )
+    slow_start_s: Annotated[
+        float, _duration("How long a backend takes from 10 % of its limit and weight to all of it.", ge=0)
+    ] = field(default=30.0, name="slow_start")
 
 
 class PoolConfig(Section, frozen=True, kw_only=True):
@@ -203,6 +272,86 @@ class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
     ] = None
 
 
+class SyntheticConfig(Section, frozen=True, kw_only=True):
+    """Completions of one token through the real path: they fail on a hung engine whose health is green."""
+
+    path: Annotated[
+        Literal["/v1/completions", "/v1/chat/completions"],
+        Meta(description="Which of the two shapes of request is sent."),
+    ] = "/v1/completions"
+    model: Annotated[
+        str | None,
+        _kind(
+            "model_name",
+            "The backends' name of the model; default: the first plain name in `models`, else the first that "
+            "the backend lists under `/v1/models`.",
+        ),
+    ] = None
+    interval_s: Annotated[
+        float,
+        _duration(
+            "Between two of them, ± 10 %; one is left out while the backend has no free slot.",
+            ge=MIN_INTERVAL_S,
+        ),
+    ] = field(default=30.0, name="interval")
+    timeout_s: Annotated[float, _duration("For the whole answer; never longer than `interval`.")] = field(
+        default=10.0, name="timeout"
+    )
+
+
+class HealthConfig(Section, frozen=True, kw_only=True):
+    """Probes: what fails them gets no new work. Without this section nobody asks."""
+
+    path: Annotated[
+        str, _kind("plain_path", "What is asked with GET, behind the path of the backend's URL; 2xx passes.")
+    ] = "/health"
+    tcp: Annotated[bool, Meta(description="Only open a connection; ask nothing.")] = False
+    interval_s: Annotated[float, _duration("Between two probes of a backend, ± 10 %.", ge=MIN_INTERVAL_S)] = (
+        field(default=2.0, name="interval")
+    )
+    timeout_s: Annotated[
+        float, _duration("For the whole probe, connecting included; never longer than `interval`.")
+    ] = field(default=1.0, name="timeout")
+    rise: Annotated[
+        int, Meta(ge=1, le=1000, description="Passed probes in a row that bring a backend back.")
+    ] = 2
+    fall: Annotated[
+        int, Meta(ge=1, le=1000, description="Failed probes in a row that take a backend out.")
+    ] = 3
+    agent: Annotated[
+        bool,
+        Meta(
+            description="Obey the words `drain`, `maint`, `ready`, `down`, `up`, `75%` and `maxconn:30` in "
+            "the first line of a passed probe's body."
+        ),
+    ] = True
+    synthetic: SyntheticConfig | None = None
+
+
+class EngineMetricsConfig(Section, frozen=True, kw_only=True):
+    """The engines' own metrics: requests running and waiting there, whoever sent them. Only for balancing."""
+
+    path: Annotated[
+        str,
+        _kind(
+            "plain_path", "Behind the path of the backend's URL; `trtllm-serve` has `/prometheus/metrics`."
+        ),
+    ] = "/metrics"
+    port: (
+        Annotated[int, Meta(ge=1, le=65535, description="Default: the backend's own; Triton has 8002.")]
+        | None
+    ) = None
+    interval_s: Annotated[
+        float, _duration("Between two readings of a backend, ± 10 %.", ge=MIN_INTERVAL_S)
+    ] = field(default=2.0, name="interval")
+    timeout_s: Annotated[float, _duration("For one reading; never longer than `interval`.")] = field(
+        default=1.0, name="timeout"
+    )
+    stale_after_s: Annotated[float, _duration("The age from which on a reading counts for nothing.")] = field(
+        default=10.0, name="stale_after"
+    )
+
+
 class ClusterConfig(Section, frozen=True, kw_only=True):
     """A site holding backends, with one tier."""
 
@@ -232,6 +381,8 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
     ]
     auth: AuthConfig | None = None
     tls: UpstreamTlsConfig | None = None
+    health: HealthConfig | None = None
+    engine_metrics: EngineMetricsConfig | None = None
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -285,6 +436,8 @@ class Config(Section, frozen=True, kw_only=True):
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()
+    hedge: HedgeConfig | None = None
+    breaker: BreakerConfig = BreakerConfig()
     pool: PoolConfig = PoolConfig()
     clusters: Annotated[
         tuple[ClusterConfig, ...],

@@ -7,6 +7,9 @@ from decimal import Decimal
 
 from gateway.config.problems import BadValue
 
+# `hedge.after: p95`, in place of a duration.
+AT_P95 = 0.0
+
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # Enough digits for any float written out, few enough that a hostile number costs no time.

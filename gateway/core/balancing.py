@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.core.fleet import BackendState, ClusterState
+    from gateway.core.view import BackendState, ClusterState
 
 # Clusters are chosen by the top 24 bits of the draw.
 _CLUSTER_SHIFT = 40

@@ -3,297 +3,96 @@
 Invariants (asserted, and tested with hypothesis):
 - a backend's in_flight is never negative and counts exactly the attempts started and not finished;
 - a drained or removed backend is in no plan, and what runs on it may finish;
-- a backend that stays through a reconfiguration keeps its in_flight, latency and drain mark.
+- an unhealthy backend is in a plan only in panic;
+- a backend whose circuit is not closed is in a plan only as the probe, or in panic;
+- a backend that stays through a reconfiguration keeps its in_flight, latency, circuit and drain mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from gateway.core.balancing import CLUSTER_POLICIES
-from gateway.core.constraints import ModelMatch, match_model
-from gateway.core.latency import LatencySummary, PeakEwma, SlotGap
-from gateway.core.model import Backend, Candidate, Cluster, Outcome, Plan, PlanReason
-
-FOREVER_S = float("inf")
-# A client chooses the names it asks for: what is remembered of them is bounded.
-MAX_REMEMBERED_MODELS = 1024
-# What a refused client is told to wait: between these, and the default before anything has ended.
-MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S, DEFAULT_RETRY_AFTER_S = 0.05, 30.0, 1.0
-
-
-# --- events: what happened, past tense ---------------------------------------------------------------
-
-
-class FleetConfigured(NamedTuple):
-    """The clusters and the tiers' order, as read from the configuration or told by discovery."""
-
-    clusters: tuple[Cluster, ...]
-    tiers: tuple[str, ...]
-    cluster_policy: str = "weight"
-
-
-class AttemptStarted(NamedTuple):
-    backend_id: str
-
-
-class FirstByteSeen(NamedTuple):
-    """The first body byte of a good answer came `ttft_s` after the attempt began; more is to come."""
-
-    backend_id: str
-    ttft_s: float
-
-
-class AttemptFinished(NamedTuple):
-    """`ttft_s` is that of a good answer whose first byte no FirstByteSeen has told of."""
-
-    backend_id: str
-    outcome: Outcome
-    ttft_s: float | None = None
-
-
-class LatencyHeard(NamedTuple):
-    """Other gateways have told what they saw of a backend."""
-
-    backend_id: str
-    summary: LatencySummary
-
-
-class Drained(NamedTuple):
-    """No new work for a cluster or a backend until `until_s` (monotonic)."""
-
-    name: str
-    until_s: float = FOREVER_S
-
-
-class Undrained(NamedTuple):
-    name: str
-
-
-class Ticked(NamedTuple):
-    """Time has passed: drains that have run out end."""
-
-
-Event = (
-    FleetConfigured
-    | AttemptStarted
-    | FirstByteSeen
-    | AttemptFinished
-    | LatencyHeard
-    | Drained
-    | Undrained
-    | Ticked
+from gateway.core.breaker import Circuit
+from gateway.core.circuits import Circuits
+from gateway.core.events import (
+    FOREVER_S,
+    AttemptFinished,
+    AttemptStarted,
+    BytesSeen,
+    CloseIdleConnections,
+    ClosingShared,
+    Drained,
+    Effect,
+    Event,
+    FirstByteSeen,
+    FleetConfigured,
+    LatencyHeard,
+    OpeningShared,
+    ReportCircuit,
+    SendSyntheticProbe,
+    SetLimits,
+    ShareClosing,
+    ShareOpening,
+    Ticked,
+    Undrained,
+)
+from gateway.core.health import HEALTH_EVENTS, HealthEvent
+from gateway.core.model import SUCCESS, Backend
+from gateway.core.taxonomy import LESSONS, Reason, Verdict
+from gateway.core.view import (
+    DEFAULT_RETRY_AFTER_S,
+    MAX_REMEMBERED_MODELS,
+    MAX_RETRY_AFTER_S,
+    MIN_RETRY_AFTER_S,
+    BackendState,
+    ClusterState,
+    FleetView,
 )
 
+__all__ = [
+    "DEFAULT_RETRY_AFTER_S",
+    "FOREVER_S",
+    "MAX_REMEMBERED_MODELS",
+    "MAX_RETRY_AFTER_S",
+    "MIN_RETRY_AFTER_S",
+    "AttemptFinished",
+    "AttemptStarted",
+    "BackendState",
+    "BytesSeen",
+    "CloseIdleConnections",
+    "ClosingShared",
+    "ClusterState",
+    "Drained",
+    "Effect",
+    "Event",
+    "FirstByteSeen",
+    "Fleet",
+    "FleetConfigured",
+    "FleetView",
+    "LatencyHeard",
+    "OpeningShared",
+    "ReportCircuit",
+    "SendSyntheticProbe",
+    "SetLimits",
+    "ShareClosing",
+    "ShareOpening",
+    "Ticked",
+    "Undrained",
+    "UnknownName",
+]
 
-# --- effects: what is to be done, imperative ---------------------------------------------------------
+Effects = tuple[Effect, ...]
 
-
-class SetLimits(NamedTuple):
-    """Tell the store every backend's limit; a backend not named is gone."""
-
-    limits: Mapping[str, int]
-
-
-class CloseIdleConnections(NamedTuple):
-    """Close pooled upstream connections that carry nothing."""
-
-    backend_ids: tuple[str, ...]
-
-
-Effect = SetLimits | CloseIdleConnections
+# Whole answers of a status of 400 and more: no FirstByteSeen is ever told of those.
+_ANSWERED = frozenset((Reason.CLIENT_ERROR, Reason.BACKEND_FULL, Reason.SERVER_ERROR))
+# Given up from this side: the backend would have taken longer.
+_UNANSWERED = frozenset((Reason.CLIENT_LEFT, Reason.OVERTAKEN))
 
 
 class UnknownName(LookupError):
     """No cluster or backend of this name."""
-
-
-# --- the picture -------------------------------------------------------------------------------------
-
-
-class BackendState:
-    """One backend as it is now."""
-
-    __slots__ = ("backend", "drained_until_s", "in_flight", "latency", "limit", "slot_gap")
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.limit = backend.limit
-        self.in_flight = 0
-        self.latency = PeakEwma()
-        self.slot_gap = SlotGap()
-        self.drained_until_s: float | None = None
-
-    @property
-    def id(self) -> str:
-        return self.backend.id
-
-    @property
-    def headroom(self) -> int:
-        return max(self.limit - self.in_flight, 0)
-
-    def cost(self, now_s: float) -> float:
-        """Lower is better: the expected time that one more request would add, per weight."""
-        return (self.in_flight + 1) * self.latency.value_s(now_s) / self.backend.weight
-
-    def __repr__(self) -> str:
-        drained = ", drained" if self.drained_until_s is not None else ""
-        return f"<{self.id} {self.in_flight}/{self.limit}{drained}>"
-
-
-class ClusterState:
-    """One cluster as it is now; `open_backends` are those that may get new work."""
-
-    __slots__ = ("backends", "cluster", "drained_until_s", "open_backends")
-
-    def __init__(self, cluster: Cluster, backends: tuple[BackendState, ...]) -> None:
-        self.cluster = cluster
-        self.backends = backends
-        self.drained_until_s: float | None = None
-        self.open_backends: tuple[BackendState, ...] = backends
-
-    @property
-    def name(self) -> str:
-        return self.cluster.name
-
-    @property
-    def weight(self) -> float:
-        return self.cluster.weight
-
-    @property
-    def in_flight(self) -> int:
-        return sum(backend.in_flight for backend in self.backends)
-
-    @property
-    def limit(self) -> int:
-        return sum(backend.limit for backend in self.backends)
-
-    @property
-    def load(self) -> float:
-        """The share of the slots in use among the backends that may get new work."""
-        members = self.open_backends
-        return sum(b.in_flight for b in members) / (sum(b.limit for b in members) or 1)
-
-    def refresh(self) -> None:
-        """Works out again who may get new work."""
-        is_open = self.drained_until_s is None
-        self.open_backends = tuple(b for b in self.backends if is_open and b.drained_until_s is None)
-
-    def __repr__(self) -> str:
-        drained = ", drained" if self.drained_until_s is not None else ""
-        return f"<{self.name} {self.in_flight}/{self.limit}{drained}>"
-
-
-class ServingTier(NamedTuple):
-    """A tier's clusters with an open backend for one model; `seats` holds their ready candidates."""
-
-    clusters: tuple[ClusterState, ...]
-    seats: Mapping[str, Mapping[str, Candidate]]
-
-
-class Serving(NamedTuple):
-    """Who may serve one model now, by tier. `tiers` is empty when all who could are drained.
-
-    `only_plan` is set where there is nothing to choose: one open backend in each tier.
-    """
-
-    tiers: tuple[ServingTier, ...]
-    preferred_tier: str
-    route_model: str
-    only_plan: Plan | None = None
-
-
-class FleetView:
-    """What routing reads. Only the Fleet writes it."""
-
-    def __init__(self) -> None:
-        self.tiers: tuple[str, ...] = ()
-        self.clusters: dict[str, ClusterState] = {}
-        self.backends: dict[str, BackendState] = {}
-        self.cluster_policy = CLUSTER_POLICIES["weight"]
-        self._serving: dict[str | None, Serving] = {}
-
-    def serving(self, model: str | None) -> Serving | None:
-        """Who may serve `model`; None when no cluster is configured for it."""
-        found = self._serving.get(model)
-        if found is None and (found := self._work_out_serving(model)) is not None:
-            if len(self._serving) >= MAX_REMEMBERED_MODELS:
-                self._serving.clear()
-            self._serving[model] = found
-        return found
-
-    def retry_after_s(self, model: str | None) -> float:
-        """How long until a slot for `model` is likely to come free."""
-        serving = self.serving(model)
-        gaps = [
-            backend.slot_gap.gap_s
-            for tier in (serving.tiers if serving is not None else ())
-            for cluster in tier.clusters
-            for backend in cluster.open_backends
-            if backend.slot_gap.gap_s is not None
-        ]
-        if not gaps:
-            return DEFAULT_RETRY_AFTER_S
-        return min(max(min(gaps), MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
-
-    @property
-    def has_open_backend(self) -> bool:
-        return any(cluster.open_backends for cluster in self.clusters.values())
-
-    def forget_serving(self) -> None:
-        """Called by the Fleet when who may serve has changed."""
-        self._serving.clear()
-
-    def _work_out_serving(self, model: str | None) -> Serving | None:
-        matching = [
-            (cluster, match)
-            for tier in self.tiers
-            for cluster in self.clusters.values()
-            if cluster.cluster.tier == tier
-            and (match := match_model(cluster.cluster.models, model)) is not None
-        ]
-        if not matching:
-            return None
-        # A cluster without any backend at the moment is nobody's first choice.
-        preferred = next((cluster for cluster, _ in matching if cluster.backends), matching[0][0])
-        preferred_tier = preferred.cluster.tier
-        route_model = next((match.rule for _, match in matching if match.rule is not None), "other")
-        tiers: list[ServingTier] = []
-        for tier in self.tiers:
-            able = [(c, m) for c, m in matching if c.cluster.tier == tier and c.open_backends]
-            if not able:
-                continue
-            # A tier after the first open one is reached only when those before it are full.
-            reason = (
-                PlanReason.FULL
-                if tiers
-                else PlanReason.FIRST_CHOICE
-                if tier == preferred_tier
-                else PlanReason.DRAINED
-            )
-            seats = {cluster.name: _seats(cluster, reason, match) for cluster, match in able}
-            tiers.append(ServingTier(tuple(cluster for cluster, _ in able), seats))
-        seats_of_tiers = [tuple(_seats_of_tier(tier)) for tier in tiers]
-        only_plan = (
-            Plan(tuple(seats[0] for seats in seats_of_tiers), preferred_tier, route_model)
-            if tiers and all(len(seats) == 1 for seats in seats_of_tiers)
-            else None
-        )
-        return Serving(tuple(tiers), preferred_tier, route_model, only_plan)
-
-
-def _seats_of_tier(tier: ServingTier) -> Iterator[Candidate]:
-    for seats in tier.seats.values():
-        yield from seats.values()
-
-
-def _seats(cluster: ClusterState, reason: PlanReason, match: ModelMatch) -> dict[str, Candidate]:
-    tier = cluster.cluster.tier
-    return {
-        backend.id: Candidate(backend.backend, cluster.name, tier, reason, match.upstream_name)
-        for backend in cluster.open_backends
-    }
 
 
 class Fleet:
@@ -301,25 +100,33 @@ class Fleet:
 
     def __init__(self) -> None:
         self.view = FleetView()
-        self._handlers: dict[type, Callable[[Any, float], tuple[Effect, ...]]] = {
+        self._circuits = Circuits()
+        self._handlers: dict[type, Callable[[Any, float], Effects]] = {
             AttemptStarted: self._on_attempt_started,
             FirstByteSeen: self._on_first_byte_seen,
+            BytesSeen: self._on_bytes_seen,
             AttemptFinished: self._on_attempt_finished,
-            LatencyHeard: self._on_latency_heard,
             FleetConfigured: self._on_configured,
             Drained: self._on_drained,
             Undrained: self._on_undrained,
             Ticked: self._on_ticked,
+            LatencyHeard: self._on_latency_heard,
+            OpeningShared: self._on_opening_shared,
+            ClosingShared: self._on_closing_shared,
+            **dict.fromkeys(HEALTH_EVENTS, self._on_health_told),
         }
         # All backends that events may speak of: those of the view, and those that left the configuration
         # while work ran on them, until that work ends.
         self._states: dict[str, BackendState] = {}
+        self._told = SetLimits({})
 
-    def apply(self, event: Event, now_s: float) -> tuple[Effect, ...]:
+    def apply(self, event: Event, now_s: float) -> Effects:
         """Takes in one event. Raises UnknownName for a drain of nobody; nothing is changed then."""
         return self._handlers[type(event)](event, now_s)
 
-    def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> tuple[Effect, ...]:
+    # --- attempts ------------------------------------------------------------------------------------
+
+    def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> Effects:
         state = self._states.get(event.backend_id)
         if state is None:
             # Its lease was given just before it left the configuration: it may be back before the end.
@@ -327,74 +134,168 @@ class Fleet:
         if state.in_flight == 0:
             state.slot_gap.work_began(now_s)
         state.in_flight += 1
+        if event.body_bytes is not None:
+            state.silence.asked(event.body_bytes, now_s)
+        if state.breaker.circuit is not Circuit.CLOSED and state.breaker.probe_began(event.generation):
+            return self._change(state, (), now_s)  # the permit is taken: no other plan may offer it
         return ()
 
-    def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> tuple[Effect, ...]:
+    def _on_first_byte_seen(self, event: FirstByteSeen, now_s: float) -> Effects:
         state = self._states.get(event.backend_id)
         if state is not None:
             state.latency.observe(event.ttft_s, now_s)
+            state.digest.add(event.ttft_s, now_s)
+            state.silence.answered(now_s)
+            state.breaker.evidence.first_byte_s = now_s
         return ()
 
-    def _on_attempt_finished(self, event: AttemptFinished, now_s: float) -> tuple[Effect, ...]:
-        state = self._states.get(event.backend_id)
-        if state is not None:
-            assert state.in_flight > 0, f"{state}: finished more often than started"
-            state.in_flight -= 1
-            if event.ttft_s is not None:
-                state.latency.observe(event.ttft_s, now_s)
-            state.slot_gap.slot_freed(now_s)
-            if state.in_flight == 0 and event.backend_id not in self.view.backends:
-                del self._states[event.backend_id]
+    def _on_bytes_seen(self, event: BytesSeen, now_s: float) -> Effects:
+        for backend_id in event.backend_ids:
+            if (state := self._states.get(backend_id)) is not None:
+                state.silence.heard(now_s)
         return ()
 
-    def _on_latency_heard(self, event: LatencyHeard, now_s: float) -> tuple[Effect, ...]:
+    def _on_attempt_finished(self, event: AttemptFinished, now_s: float) -> Effects:
+        backend_id, outcome, ttft_s, _, generation, _ = event
+        state = self._states.get(backend_id)
+        if state is None:
+            return ()
+        assert state.in_flight > 0, f"{state}: finished more often than started"
+        state.in_flight -= 1
+        state.slot_gap.slot_freed(now_s)
+        if outcome is not SUCCESS:
+            _note_failure(state, event, now_s)
+        elif ttft_s is not None:
+            state.latency.observe(ttft_s, now_s)
+            state.digest.add(ttft_s, now_s)
+            if state.silence.waiting:
+                state.silence.answered(now_s)
+        if backend_id not in self.view.backends:
+            if state.in_flight == 0:
+                del self._states[backend_id]
+            return ()
+        breaker = state.breaker
+        if outcome is SUCCESS and breaker.circuit is Circuit.CLOSED and breaker.doubt is None:
+            # What nearly every attempt comes to, without a walk through the circuit.
+            if generation is None or generation == breaker.generation:
+                breaker.evidence.succeeded(now_s)
+            return ()
+        return self._change(state, self._circuits.ended(state, event, now_s), now_s)
+
+    def _change(self, state: BackendState, effects: Effects | None, now_s: float) -> Effects:
+        """Follows a change of a circuit (`effects`) or of a limit up to the plans and the store."""
+        is_settled = not state.settle(self._circuits.settings, now_s)
+        if effects is None:
+            return () if is_settled else self._told_limits()
+        self._refresh(now_s)
+        return (*effects, *self._told_limits())
+
+    def _told_limits(self) -> Effects:
+        """The effective limits, if the store does not know them yet."""
+        limits = self._limits_now()
+        if limits == self._told:
+            return ()
+        self._told = limits
+        return (limits,)
+
+    def _limits_now(self) -> SetLimits:
+        states = self.view.backends
+        caps = {id_: state.limit for id_, state in states.items() if state.limit < state.fleet_limit}
+        return SetLimits({id_: state.fleet_limit for id_, state in states.items()}, caps)
+
+    # --- other gateways ------------------------------------------------------------------------------
+
+    def _on_latency_heard(self, event: LatencyHeard, now_s: float) -> Effects:
         state = self._states.get(event.backend_id)
         if state is not None:
             state.latency.hear(event.summary, now_s)
         return ()
 
-    def _on_configured(self, event: FleetConfigured, now_s: float) -> tuple[Effect, ...]:
+    def _on_opening_shared(self, event: OpeningShared, now_s: float) -> Effects:
+        state = self.view.backends.get(event.backend_id)
+        if state is None:
+            return ()
+        return self._change(state, self._circuits.told_open(state, event, now_s), now_s)
+
+    def _on_closing_shared(self, event: ClosingShared, now_s: float) -> Effects:
+        state = self.view.backends.get(event.backend_id)
+        if state is None:
+            return ()
+        return self._change(state, self._circuits.told_closed(state, event, now_s), now_s)
+
+    # --- the configuration, drains, time -------------------------------------------------------------
+
+    def _on_configured(self, event: FleetConfigured, now_s: float) -> Effects:
         view = self.view
-        known = self._states
         old_clusters, old_backends = view.clusters, view.backends
         view.cluster_policy = CLUSTER_POLICIES[event.cluster_policy]
         view.tiers = event.tiers
+        self._circuits.settings = event.breaker
         view.clusters, view.backends = {}, {}
         for cluster in event.clusters:
-            states = tuple(self._kept_or_new(known, backend) for backend in cluster.backends)
+            states = tuple(self._kept_or_new(backend, now_s) for backend in cluster.backends)
             state = ClusterState(cluster, states)
             if (old := old_clusters.get(cluster.name)) is not None:
-                state.drained_until_s = old.drained_until_s
+                state.drained_until_s, state.down_since_s = old.drained_until_s, old.down_since_s
             view.clusters[cluster.name] = state
             view.backends.update((backend.id, backend) for backend in states)
-        leaving = {id_: state for id_, state in known.items() if state.in_flight}
+        leaving = {id_: state for id_, state in self._states.items() if state.in_flight}
         self._states = leaving | view.backends
-        self._refresh()
+        self._refresh(now_s)
         removed = tuple(id_ for id_ in old_backends if id_ not in view.backends)
-        limits = SetLimits({id_: state.limit for id_, state in view.backends.items()})
+        limits = self._told = self._limits_now()
         return (limits, CloseIdleConnections(removed)) if removed else (limits,)
 
-    @staticmethod
-    def _kept_or_new(known: Mapping[str, BackendState], backend: Backend) -> BackendState:
-        state = known.get(backend.id)
+    def _kept_or_new(self, backend: Backend, now_s: float) -> BackendState:
+        settings = self._circuits.settings
+        state = self._states.get(backend.id)
         if state is None:
-            return BackendState(backend)
-        state.backend, state.limit = backend, backend.limit
+            return BackendState(backend, settings.window_s)
+        state.backend = backend
+        state.health.follow(backend.health)
+        state.breaker.evidence.tally.resize(settings.window_s)
+        state.settle(settings, now_s)
         return state
 
-    def _on_drained(self, event: Drained, now_s: float) -> tuple[Effect, ...]:
+    def _on_health_told(self, event: HealthEvent, now_s: float) -> Effects:
+        state = self.view.backends.get(event.backend_id)
+        if state is None:
+            return ()  # it left the configuration while it was asked
+        was_open = state.health.is_open
+        state.health.tell(event, state.in_flight, now_s)
+        return self._change(state, None if state.health.is_open is was_open else (), now_s)
+
+    def _on_drained(self, event: Drained, now_s: float) -> Effects:
         target = self._named(event.name)
         target.drained_until_s = event.until_s
-        self._refresh()
+        self._refresh(now_s)
         members = target.backends if isinstance(target, ClusterState) else (target,)
         return (CloseIdleConnections(tuple(member.id for member in members)),)
 
-    def _on_undrained(self, event: Undrained, now_s: float) -> tuple[Effect, ...]:
+    def _on_undrained(self, event: Undrained, now_s: float) -> Effects:
         self._named(event.name).drained_until_s = None
-        self._refresh()
+        self._refresh(now_s)
         return ()
 
-    def _on_ticked(self, event: Ticked, now_s: float) -> tuple[Effect, ...]:
+    def _on_ticked(self, event: Ticked, now_s: float) -> Effects:
+        self._circuits.stir(event.draw)
+        has_changed = self._end_drains(now_s)
+        effects: list[Effect] = []
+        for cluster in self.view.clusters.values():
+            has_changed |= cluster.is_down
+            for state in cluster.backends:
+                circuit_effects = self._circuits.tick(state, now_s)
+                if circuit_effects is not None:
+                    has_changed = True
+                    can_work = cluster.drained_until_s is None and state.drained_until_s is None
+                    effects += [e for e in circuit_effects if can_work or type(e) is not SendSyntheticProbe]
+                has_changed |= state.settle(self._circuits.settings, now_s)
+        if not has_changed:
+            return ()
+        self._refresh(now_s)
+        return (*effects, *self._told_limits())
+
+    def _end_drains(self, now_s: float) -> bool:
         targets: list[ClusterState | BackendState] = [
             *self.view.clusters.values(),
             *self.view.backends.values(),
@@ -404,9 +305,7 @@ class Fleet:
         ]
         for state in over:
             state.drained_until_s = None
-        if over:
-            self._refresh()
-        return ()
+        return bool(over)
 
     def _named(self, name: str) -> ClusterState | BackendState:
         state = self.view.clusters.get(name) or self.view.backends.get(name)
@@ -414,7 +313,24 @@ class Fleet:
             raise UnknownName(name)
         return state
 
-    def _refresh(self) -> None:
+    def _refresh(self, now_s: float) -> None:
         for cluster in self.view.clusters.values():
-            cluster.refresh()
+            cluster.refresh(self._circuits.settings, now_s)
         self.view.forget_serving()
+
+
+def _note_failure(state: BackendState, event: AttemptFinished, now_s: float) -> None:
+    """What an attempt that was no success says about time; nothing that it says is good."""
+    lesson = LESSONS[event.outcome.reason]
+    known_s = max(event.ttft_s or 0.0, event.elapsed_s or 0.0)
+    if event.ttft_s is not None or event.outcome.reason in _ANSWERED:
+        state.silence.answered(now_s)
+    elif event.elapsed_s is not None:
+        state.silence.gave_up(now_s)
+        known_s = max(known_s, state.silence.owed_s(now_s))
+    if lesson.verdict is Verdict.DROPPED:
+        state.latency.failed(known_s, now_s)
+    elif event.elapsed_s is not None and event.outcome.reason in _UNANSWERED:
+        state.latency.waited(known_s, now_s)
+    if lesson.cuts_limit:
+        state.said_full(event.retry_after_s, now_s)

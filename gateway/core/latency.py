@@ -10,6 +10,8 @@ from typing import NamedTuple
 DECAY_S = 10.0
 # Before the first sample every backend looks alike: then (in_flight + 1) alone decides.
 INITIAL_S = 0.001
+# What a failed attempt counts as, at least and at most: a second, doubling to a minute.
+MIN_PENALTY_S, MAX_PENALTY_S = 1.0, 60.0
 
 
 class LatencySummary(NamedTuple):
@@ -63,6 +65,20 @@ class PeakEwma:
             keep = self._decay(now_s)
             self._value_s = self._value_s * keep + latency_s * (1.0 - keep)
         self._at_s = max(self._at_s, now_s)
+
+    def waited(self, elapsed_s: float, now_s: float) -> None:
+        """Given up without an answer after `elapsed_s`: a lower bound, which can only raise the average."""
+        if elapsed_s > self.value_s(now_s):
+            self.observe(elapsed_s, now_s)
+
+    def failed(self, elapsed_s: float, now_s: float) -> None:
+        """A failure, however fast, is as bad as a slow answer, and a second one twice as bad."""
+        penalty_s = max(2.0 * self.value_s(now_s), elapsed_s, MIN_PENALTY_S)
+        self.observe(min(penalty_s, max(MAX_PENALTY_S, elapsed_s)), now_s)
+
+    def forgive(self, typical_s: float) -> None:
+        """The backend has begun anew: its past counts for no more than what is typical of it."""
+        self._value_s = min(self._value_s, typical_s)
 
     def value_s(self, now_s: float) -> float:
         """The average now. An idle backend's bad memory fades, so that it is tried again."""

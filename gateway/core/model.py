@@ -5,70 +5,43 @@ Everything here is a value. Times are monotonic seconds and arrive as arguments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-
-class Verdict(StrEnum):
-    """What breaker and limits learn from one attempt: a caller's error teaches them nothing."""
-
-    SUCCESS = "success"
-    IGNORED = "ignored"
-    DROPPED = "dropped"
+from gateway.core.taxonomy import SUCCESS as SUCCESS
+from gateway.core.taxonomy import Outcome as Outcome
+from gateway.core.taxonomy import Reason as Reason
+from gateway.core.taxonomy import Verdict as Verdict
 
 
-class Reason(StrEnum):
-    """Why an attempt ended as it did."""
+@dataclass(frozen=True, slots=True)
+class HealthRules:
+    """When probes are believed: `rise` passed or `fall` failed ones in a row; and how old numbers may be.
 
-    COMPLETED = "completed"
-    CLIENT_ERROR = "client_error"
-    CLIENT_LEFT = "client_left"
-    REFUSED = "refused"  # by the gateway itself: bad input, no capacity
-    BACKEND_FULL = "backend_full"  # its own 429 or 503: full, not broken
-    SHUTDOWN = "shutdown"
-    CONNECT_FAILED = "connect_failed"
-    CONNECT_TIMEOUT = "connect_timeout"
-    RESET = "reset"
-    SERVER_ERROR = "server_error"
-    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
-    STALL_TIMEOUT = "stall_timeout"
-    TOTAL_TIMEOUT = "total_timeout"
-    TRUNCATED = "truncated"
-    BAD_RESPONSE = "bad_response"
+    `has_probe` and `has_synthetic` say which kinds of probes there are at all.
+    """
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """One verdict with its reason. There is one object for each reason: see `of`."""
-
-    verdict: Verdict
-    reason: Reason
-
-    @classmethod
-    def of(cls, reason: Reason) -> Outcome:
-        """What an attempt that ended for `reason` teaches."""
-        return SUCCESS if reason is Reason.COMPLETED else _OUTCOMES[reason]
-
-
-# The caller's own doing, a full backend and our own refusals say nothing about a backend's health.
-_IGNORED = frozenset(
-    (Reason.CLIENT_ERROR, Reason.CLIENT_LEFT, Reason.REFUSED, Reason.BACKEND_FULL, Reason.SHUTDOWN)
-)
-SUCCESS = Outcome(Verdict.SUCCESS, Reason.COMPLETED)
-_OUTCOMES = {
-    reason: Outcome(Verdict.IGNORED if reason in _IGNORED else Verdict.DROPPED, reason) for reason in Reason
-}
+    rise: int = 2
+    fall: int = 3
+    stale_after_s: float = 10.0
+    has_probe: bool = True
+    has_synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One model endpoint. `id` is `cluster@host:port[/prefix]` and stays the same across reloads."""
+    """One model endpoint. `id` is `cluster@host:port[/prefix]` and stays the same across reloads.
+
+    `health` None: nobody asks after its health, and it always counts as healthy.
+    """
 
     id: str
     url: str
     limit: int
     weight: float = 1.0
+    health: HealthRules | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -82,7 +55,8 @@ class Cluster:
     """A site holding backends, with one tier. `models` empty means any model.
 
     `models` maps a client's model name, or a pattern with `*`, to the name the backends know it by
-    (None: the same name).
+    (None: the same name). `expected_limit` is the sum of slots that should be there, also of backends
+    that discovery knows of and that are not ready (None: those of `backends`): 2 of 100 are 2 %.
     """
 
     name: str
@@ -90,6 +64,7 @@ class Cluster:
     backends: tuple[Backend, ...]
     models: dict[str, str | None] = field(default_factory=dict)
     weight: float = 1.0
+    expected_limit: int | None = None
 
 
 class RequestFacts(NamedTuple):
@@ -107,17 +82,28 @@ class PlanReason(StrEnum):
     FIRST_CHOICE = "first_choice"
     FULL = "full"
     DRAINED = "drained"
+    EJECTED = "ejected"
+    UNHEALTHY = "unhealthy"
     FAILED = "failed"
+    HEDGED = "hedged"
+    PROBE = "probe"
+    PANIC = "panic"
 
 
 class Candidate(NamedTuple):
-    """A place in a plan. `upstream_model` is set where the cluster knows the model by another name."""
+    """A place in a plan. `upstream_model` is set where the cluster knows the model by another name.
+
+    `generation` is that of the backend's circuit: the attempt's events carry it. A candidate that
+    `is_probe` needs, beside its slot, the one probe permit that the backend has in the whole fleet.
+    """
 
     backend: Backend
     cluster: str
     tier: str
     reason: PlanReason
     upstream_model: str | None = None
+    generation: int = 0
+    is_probe: bool = False
 
 
 class Plan(NamedTuple):
@@ -138,6 +124,21 @@ class Plan(NamedTuple):
             if candidate.backend.id != failed.backend.id
         )
         return self._replace(candidates=rest) if rest else None
+
+    def after(self, tried: Sequence[Candidate]) -> Plan | None:
+        """A new plan for a request that has failed at `tried`: never there again, their tiers last.
+
+        A request that has failed once is nobody's guinea pig: probes come after all others.
+        """
+        ids = {candidate.backend.id for candidate in tried}
+        tiers = {candidate.tier for candidate in tried}
+        rest = [
+            candidate._replace(reason=PlanReason.FAILED)
+            for candidate in self.candidates
+            if candidate.backend.id not in ids
+        ]
+        rest.sort(key=lambda candidate: (candidate.is_probe, candidate.tier in tiers))
+        return self._replace(candidates=tuple(rest)) if rest else None
 
 
 class ShedReason(StrEnum):

@@ -1,7 +1,8 @@
 """The mock engine: its ports, its routes, its control endpoint.
 
 Inference paths are every POST outside /mock/; faults and the engine's timing apply to them alone. /health
-answers 200 whatever the faults: a hung engine does the same, and that is the point.
+answers 200 whatever the faults: a hung engine does the same, and that is the point. It fails, hangs or speaks
+only when told so: `POST /mock/health {"status": 503, "body": "drain", "hang": false}`.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from gateway.mock_engine.counters import Counters, EngineGauges, metrics_text
 from gateway.mock_engine.exchange import JSON, Immediate, InferenceExchange
 from gateway.mock_engine.faults import FaultError, Faults, parse_faults
 from gateway.mock_engine.fields import BadRequest, model_of, read_document
+from gateway.mock_engine.health import HealthAnswer, Silence, parse_health
 from gateway.mock_engine.listening import ListeningPort
 from gateway.mock_engine.serving import serving_for
 from gateway.mock_engine.settings import Settings
@@ -29,6 +31,7 @@ from gateway.mock_engine.settings import Settings
 ECHO_HEADER = b"x-mock-echo"
 CONTROL_PREFIX = "/mock/"
 FAULTS = "/mock/faults"
+HEALTH = "/mock/health"
 HEALTH_PATHS = frozenset({"/health", "/ping", "/v2/health/live", "/v2/health/ready"})
 MODELS = "/v1/models"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -41,6 +44,7 @@ class MockEngine:
         self.settings = settings
         self.counters = Counters()
         self.faults = Faults(settings.seed, settings.faults)
+        self.health = HealthAnswer()
         self._loop = asyncio.get_running_loop()
         self._serving = serving_for(settings, self._loop)
         self._numbers = itertools.count(1)
@@ -119,6 +123,8 @@ class MockEngine:
             return self._inference(request, connection, is_echo)
         if is_echo:
             return Immediate(connection, 200, orjson.dumps(echo_document(request)))
+        if request.path in HEALTH_PATHS and self.health.hang:
+            return Silence()
         status, body, content_type = self._answer_at_once(request, connection)
         return Immediate(connection, status, body, content_type)
 
@@ -146,8 +152,10 @@ class MockEngine:
         path = request.path
         if path == FAULTS:
             return self._control_faults(request, connection)
+        if path == HEALTH:
+            return self._control_health(request)
         if path in HEALTH_PATHS:
-            return 200, b"", TEXT
+            return self.health.status, self.health.body.encode(), TEXT
         if request.method != "GET":
             return 405, b"", JSON  # no body: it may be HEAD
         if path == "/metrics":
@@ -171,6 +179,14 @@ class MockEngine:
         elif request.method != "GET":
             return 405, error_body(405, "GET or POST"), JSON
         return 200, orjson.dumps(self.faults.report()), JSON
+
+    def _control_health(self, request: Request) -> tuple[int, bytes, bytes]:
+        if request.method == "POST":
+            try:
+                self.health = parse_health(orjson.loads(request.body))
+            except (FaultError, orjson.JSONDecodeError) as exc:
+                return 400, error_body(400, str(exc)), JSON
+        return 200, orjson.dumps(self.health), JSON
 
     def _follow_refuse(self, asking: Connection | None = None) -> None:
         """Bring the port in line with the refuse fault; `asking` is spared, since it awaits its answer."""

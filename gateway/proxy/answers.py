@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from gateway.core.fleet import FleetView
-from gateway.core.model import Candidate
-from gateway.proxy.errors import Refusal, reason_phrase
+from gateway.core.model import Candidate, Outcome, Verdict
+from gateway.core.retries import may_succeed_elsewhere, reason_of_status
+from gateway.proxy.errors import SHOULD_NOT_RETRY, Refusal, reason_phrase
 from gateway.proxy.headers import RequestHead, ResponseHead
 from gateway.proxy.paths import Endpoint, LocalPath
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.plane import DataPlane
-    from gateway.proxy.upstream import UpstreamPool
+    from gateway.proxy.pool import UpstreamPool
 
 
 def request_head(
@@ -46,6 +48,8 @@ def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
         framing = b"content-length: %d\r\n" % head.length
     if not exchange.keeps_alive:
         framing += b"connection: close\r\n"
+    if head.status >= 500 and record.attempts > 1 and _is_final(head):
+        framing += SHOULD_NOT_RETRY
     return b"%bx-request-id: %b\r\n%b%b\r\n" % (
         head.forward,
         record.request_id.encode(),
@@ -54,23 +58,35 @@ def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
     )
 
 
+def _is_final(head: ResponseHead) -> bool:
+    """A failure that comes after others: the client need not repeat what was tried for it already.
+
+    A full backend says itself when to come back, and who says what he wants of retries is not corrected.
+    """
+    failed = Outcome.of(reason_of_status(head.status)).verdict is Verdict.DROPPED
+    return failed and may_succeed_elsewhere(head.status) and b"x-should-retry:" not in head.forward.lower()
+
+
 def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
     """Where the request went and why, for the client."""
     record = exchange.record
-    lines = (
-        b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n"
-        b"x-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n"
-        % (
-            candidate.cluster.encode(),
-            candidate.tier.encode(),
-            candidate.backend.id.encode(),
-            record.attempts,
-            record.overhead_s * 1000,
-        )
+    lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n" % (
+        _place_lines(candidate.cluster, candidate.tier, candidate.backend.id),
+        record.attempts,
+        record.overhead_s * 1000,
     )
     if candidate.tier != record.preferred_tier:
         lines += b"x-spillway-spill-reason: %b\r\n" % candidate.reason.encode()
     return lines
+
+
+@lru_cache(maxsize=4096)  # one entry for each backend
+def _place_lines(cluster: str, tier: str, backend_id: str) -> bytes:
+    return b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n" % (
+        cluster.encode(),
+        tier.encode(),
+        backend_id.encode(),
+    )
 
 
 class LocalAnswer(NamedTuple):

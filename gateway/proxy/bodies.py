@@ -32,6 +32,10 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _JSON = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
+# Once: looking up a member of an enum costs as much as a call (CPython 3.11).
+_IN_PATH, _IN_BODY = ModelSource.PATH, ModelSource.BODY
+
+
 class _Read(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
@@ -47,7 +51,7 @@ class BodyFacts(NamedTuple):
 
 def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
     """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415."""
-    if endpoint.model_source is ModelSource.PATH:
+    if endpoint.model_source is _IN_PATH:
         return BodyFacts(endpoint.model, False)
     if head.content_encoding not in (b"", b"identity"):
         raise invalid("A compressed request body is not read here.", status=415)
@@ -56,7 +60,7 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
         model = head.model_header.decode()
         check_model_name(model)
         facts = BodyFacts(model, facts.stream)
-    if facts.model is None and endpoint.model_source is ModelSource.BODY:
+    if facts.model is None and endpoint.model_source is _IN_BODY:
         raise invalid("'model' is missing.", param="model")
     return facts
 
@@ -152,7 +156,7 @@ def with_model(
 ) -> tuple[bytes, bytes]:
     """Target and body with the model's name replaced where it stands, every other byte as it was."""
     name = upstream_model.encode()
-    if endpoint.model_source is ModelSource.PATH:
+    if endpoint.model_source is _IN_PATH:
         start = len(b"/v2/models/")
         return head.target[:start] + name + head.target[head.target.index(b"/", start) :], body
     if head.is_json:

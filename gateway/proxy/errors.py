@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import orjson
 
-from gateway.core.model import Reason, ShedReason
+from gateway.core.model import Outcome, Reason, ShedReason
 
 _TYPES = {
     400: "invalid_request_error",
@@ -14,6 +14,7 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+SHOULD_NOT_RETRY = b"x-should-retry: false\r\n"
 # Never reflect more than this of what a client sent.
 MAX_REFLECTED_CHARS = 64
 
@@ -38,6 +39,7 @@ class Refusal(Exception):
         self.param = param
         self.closes = closes
         self.headers = headers
+        self.outcome: Outcome | None = None  # None: what the status says
 
     def body(self) -> bytes:
         return orjson.dumps(
@@ -104,14 +106,24 @@ _FAILED: dict[Reason, tuple[int, str, str]] = {
     Reason.FIRST_BYTE_TIMEOUT: (504, "upstream_timeout_first_byte", "The backend sent no byte in time."),
     Reason.STALL_TIMEOUT: (504, "upstream_timeout_stall", "The backend stopped sending."),
     Reason.TOTAL_TIMEOUT: (504, "upstream_timeout_total", "The request took longer than it may."),
+    Reason.CLIENT_LEFT: (504, "upstream_timeout_total", "The deadline of the request has passed."),
     Reason.SHUTDOWN: (503, "no_backend", "The gateway is shutting down."),
 }
 
 
 def attempt_failed(reason: Reason) -> Refusal:
-    """`x-should-retry: false`: the gateway has spent the request's retries already."""
+    """`x-should-retry: false`: the gateway has spent the request's retries already.
+
+    Not at its own end: another gateway, or the next one here, may well serve the request. CLIENT_LEFT is
+    the client's own deadline.
+    """
     status, code, message = _FAILED[reason]
-    return Refusal(status, code, message, headers=b"x-should-retry: false\r\n")
+    if reason is Reason.SHUTDOWN:
+        return Refusal(status, code, message, closes=True)
+    refusal = Refusal(status, code, message, headers=SHOULD_NOT_RETRY)
+    if reason is Reason.CLIENT_LEFT:
+        refusal.outcome = Outcome.of(reason)
+    return refusal
 
 
 def reason_phrase(status: int) -> bytes:

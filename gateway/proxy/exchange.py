@@ -1,14 +1,15 @@
-"""One request's life: `start`, and `_run` for whoever has to wait.
+"""One request's life, in order: `start`, `on_first_byte`, `on_attempt_ended`, `_end`.
 
 The usual exchange finds a slot and an idle connection at once: it is on its way before `start` returns, and
-callbacks carry it to its end. What has to wait, for a slot, a connection or a second try, gets a coroutine.
-The bytes pass through neither: from the first body byte on, what the upstream connection receives is written
-to the downstream connection inside the same callback.
+callbacks carry it to its end. Only who has to wait for a slot, the first or that of another try, gets a
+coroutine (`_run`). What happens at a backend is an Attempt's: it tells, the exchange decides. While two
+attempts run at once, their race is a Hedge's (hedging.py).
 
 Invariants:
-- a lease taken is settled exactly once, however the exchange ends;
+- every attempt is settled, however the exchange ends;
 - nothing reaches the client before the first body byte (`is_committed`), so any attempt before it may be
-  repeated elsewhere; after it nothing is ever repeated;
+  repeated elsewhere; after it nothing is ever repeated, and one attempt at most runs;
+- between a wait and an attempt the fleet is asked again, and an attempt that is not the first is paid for;
 - an answer that was cut at the backend is cut at the client: it never looks whole.
 """
 
@@ -16,380 +17,292 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
-from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, ShedReason
 from gateway.core.retries import may_succeed_elsewhere, reason_of_status
-from gateway.core.routing import plan_route
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
+from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
-from gateway.proxy.headers import ResponseHead
-from gateway.proxy.upstream import ConnectFailed, UpstreamConnection, UpstreamPool
+from gateway.proxy.hedging import Hedge, hedge_of
+from gateway.proxy.route import Route
 
 if TYPE_CHECKING:
-    from gateway.proxy.downstream import DownstreamConnection, Request
+    from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.request_reader import Request
 
 log = logging.getLogger(__name__)
 
+_COMPLETED = Reason.COMPLETED  # once: see attempt.py
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 _REFUSED = Outcome.of(Reason.REFUSED)
+_OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
 
 
 class Exchange:
-    """One request and its answer on a downstream connection."""
+    """One request and its answer on a downstream connection. The owner of its attempts."""
 
     __slots__ = (
-        "_answer_head",
-        "_attempt_began_s",
+        "_attempt",
         "_body",
-        "_connection",
-        "_ended",
         "_endpoint",
-        "_first_byte_deadline_s",
-        "_has_progressed",
+        "_failed",
         "_head",
-        "_held_chunks",
-        "_is_chunked",
-        "_is_held_whole",
-        "_is_stale",
-        "_keeps_alive",
-        "_lease",
-        "_may_retry",
-        "_plan",
+        "_hedge",
         "_plane",
-        "_progress_s",
         "_refusal",
         "_task",
-        "_total_deadline_s",
-        "_untold_ttft_s",
-        "_upstream",
         "_waited_s",
+        "connection",
+        "is_chunked",
         "is_committed",
+        "keeps_alive",
         "record",
+        "route",
     )
 
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
+        head, endpoint, self._body, received_s, self._refusal = request
         self._plane = plane
-        self._connection = connection
-        self._head = head = request.head
-        self._endpoint = request.endpoint
-        self._refusal = request.refusal
-        self._body = request.body
-        self._keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
-        self._lease: Lease | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._ended: asyncio.Future[Reason] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._answer_head: ResponseHead | None = None
-        self._held_chunks: list[bytes] | None = None
-        self._is_held_whole = False
-        self._may_retry = False
-        self._is_chunked = False
-        self._has_progressed = False
-        self._progress_s = 0.0
-        self._attempt_began_s = 0.0
-        self._is_stale = False
-        self._plan: Plan | None = None
-        self._untold_ttft_s: float | None = None
-        self._waited_s = 0.0
-        self._first_byte_deadline_s = 0.0
-        self._total_deadline_s = request.received_s + plane.timeouts.total_s
+        self._head = head
+        self._endpoint = endpoint
+        self.route = cast(Route, None)  # begins with the first plan
+        self._attempt: Attempt | None = None
+        self._hedge: Hedge | None = None
+        self._failed: Reason | None = None  # how the one before this attempt did
+        self._task: asyncio.Task[None] | None = None  # waits for a slot
+        self._waited_s = 0.0  # for backends that did not answer in the end
+        self.connection = connection
+        self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
+        self.is_chunked = False
         self.is_committed = False
-        self.record = RequestRecord(
-            request_id=plane.request_id(head),
-            method=head.method.decode() if head is not None else "",
-            path=request.endpoint.name if request.endpoint is not None else "",
-            client=connection.peer,
-            started_s=request.received_s,
-            bytes_in=len(request.body),
+        self.record = record = RequestRecord(
+            plane.request_id(head),
+            head.method.decode() if head is not None else "",
+            endpoint.name if endpoint is not None else "",
+            connection.peer,
+            received_s,
         )
+        record.bytes_in = len(self._body)
+
+    # --- the way to a backend ------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._plane.exchanges.add(self)
+        """Refused, or answered by the gateway itself; else planned, and on its way if there is a slot."""
+        endpoint, plane = self._endpoint, self._plane
+        plane.exchanges.add(self)
         try:
             if self._refusal is not None:
                 raise self._refusal
-            if self._endpoint is not None and self._endpoint.local_path is not None:
-                self._answer(answers.local(self._endpoint, self._plane))
+            if endpoint is not None and endpoint.local_path is not None:
+                self._answer(answers.local(endpoint, plane))
             else:
-                self._begin()
+                now_s = plane.clock()
+                plan = self._make_plan(now_s)
+                lease = plane.store.lease_now(plan)
+                if lease is not None:
+                    self._try(lease, now_s)
+                else:
+                    self._task = plane.loop.create_task(self._run(plan))
                 return
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
             log.exception("exchange %s failed", self.record.request_id)
             self._fail_inside()
-        self._settle(_REFUSED)
-        self._finish()
+        self._end()
 
-    def _begin(self) -> None:
-        """Plan, lease, send: at once if nothing is in the way, else in a coroutine. Raises Refusal."""
-        self._plan = self._make_plan()
-        lease = self._plane.store.lease_now(self._plan)
-        if lease is not None:
-            pool = self._hold(lease)
-            connection = pool.take_idle() if pool is not None else None
-            if pool is not None and connection is not None:
-                self._send(connection, pool)
-                return
-        self._task = self._plane.loop.create_task(self._run())
-
-    # --- the story of those who wait -----------------------------------------------------------------
-
-    async def _run(self, reason: Reason | None = None) -> None:
-        """From wherever `_begin` got to; `reason` is why a first attempt has failed already."""
-        try:
-            if self._lease is None:
-                self._hold(await self._wait_for_lease())
-            if reason is None or self._is_stale:
-                reason = await self._attempt()
-            while not self.is_committed and await self._moves_on(reason):
-                reason = await self._attempt()
-            if not self.is_committed:
-                reason = await self._make_do(reason)
-            self._close_answer(reason)
-        except Refusal as refusal:
-            self._refuse(refusal)
-        except asyncio.CancelledError:
-            self.record.outcome = _CLIENT_LEFT
-        except Exception:
-            log.exception("exchange %s failed", self.record.request_id)
-            self._fail_inside()
-        finally:
-            self._settle(_CLIENT_LEFT)
-            self._finish()
-
-    def _make_plan(self) -> Plan:
+    def _make_plan(self, now_s: float) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
         assert self._head is not None and self._endpoint is not None
         facts = bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
-        plan = plan_route(
-            RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body)), plane.view, plane.clock()
-        )
-        if isinstance(plan, Shed):
-            raise shed(plan.reason, facts.model)
+        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        self.route = route = Route(plane, record, known)
+        if self._head.deadline is not None:
+            route.heed_deadline(self._head, now_s)
+        plan = route.plan(now_s)
         record.route_model = plan.route_model
         record.preferred_tier = plan.preferred_tier
         return plan
 
-    async def _wait_for_lease(self) -> Lease:
-        """Raises Refusal when nobody has room."""
-        assert self._plan is not None
-        lease = await self._plane.store.lease(self._plan)
-        if lease is None:
+    async def _run(self, plan: Plan | None, failed: Reason | None = None) -> None:
+        """Waits for a slot: the first one, or one elsewhere after an attempt that `failed`."""
+        try:
+            lease = await self.route.lease(plan, failed)
+            self._task = None
+            if lease is not None:
+                self._try(lease, self._plane.clock(), failed)
+                return
+            if (reason := failed or self._failed) is not None:
+                self._make_do(reason)
+                return
             model = self.record.model
             raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
-        return lease
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            log.exception("exchange %s failed", self.record.request_id)
+            self._fail_inside()
+        self._end()
 
-    def _hold(self, lease: Lease) -> UpstreamPool | None:
-        """The lease is this exchange's from here to `_settle`. None: its backend left meanwhile."""
-        assert self._plan is not None
-        plane, backend_id = self._plane, lease.candidate.backend.id
-        self._lease = lease
-        self._attempt_began_s = plane.clock()
-        attempts = self.record.attempts = self.record.attempts + 1
-        self._may_retry = attempts < plane.attempts and len(self._plan.candidates) > 1
-        plane.apply(AttemptStarted(backend_id))
-        return plane.pools.get(backend_id)
+    def _try(self, lease: Lease, now_s: float, failed: Reason | None = None) -> None:
+        """The first attempt, or the next after one that `failed` or was not to be tried any more."""
+        plane, before = self._plane, self._attempt
+        if before is None:
+            plane.extra.exchange_began(now_s)
+        elif failed is not None:
+            self._settle(Outcome.of(failed))
+            self._failed = failed
+            self.record.retries += (Retry(before.candidate.cluster, failed),)
+            plane.extra.retried(now_s)
+        self._attempt = attempt = self.new_attempt(lease, now_s)
+        if before is None and plane.hedge is not None:
+            self._hedge = hedge_of(self, plane, attempt)
+        self.send(attempt)
 
-    async def _attempt(self) -> Reason:
-        """One try at the leased backend: COMPLETED, or why it failed. `is_committed` tells when."""
-        assert self._lease is not None
-        pool = self._plane.pools.get(self._lease.candidate.backend.id)
+    def new_attempt(self, lease: Lease, now_s: float) -> Attempt:
+        """It owns the lease from here on."""
+        self.record.attempts += 1
+        route = self.route
+        route.tried = (*route.tried, lease.candidate)
+        return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
+
+    def send(self, attempt: Attempt) -> None:
+        """Raises Refusal."""
+        candidate = attempt.candidate
+        pool = self._plane.pools.get(candidate.backend.id)
         if pool is None:
-            return Reason.CONNECT_FAILED
-        connection = None if self._is_stale else pool.take_idle()
-        self._is_stale = False
-        if connection is None:
-            try:
-                connection = await pool.connect()
-            except ConnectFailed as failed:
-                return failed.reason
-        self._ended = self._plane.loop.create_future()
-        self._send(connection, pool)
-        reason = await self._ended
-        return await self._attempt() if self._is_stale else reason
-
-    async def _moves_on(self, reason: Reason) -> bool:
-        """Takes a lease on the rest of the plan. An answer held back is given up only for that."""
-        lease, plan = self._lease, self._plan
-        assert lease is not None and plan is not None
-        if self._held_chunks is None:
-            self._settle(Outcome.of(reason))
-        if not self._may_retry or self._plane.clock() >= self._total_deadline_s:
-            return False
-        if reason is Reason.SHUTDOWN:
-            return False
-        rest = plan.without(lease.candidate)
-        successor = await self._plane.store.lease(rest) if rest is not None else None
-        if successor is None:
-            return False
-        self._settle(Outcome.of(reason))
-        self._plan = rest
-        self._hold(successor)
-        self.record.retries += (Retry(lease.candidate.cluster, reason),)
-        return True
-
-    async def _make_do(self, reason: Reason) -> Reason:
-        """Nobody else may try: the client gets the held answer as it is, or an error of ours."""
-        held = self._held_chunks
-        if held is None or self._answer_head is None:
-            raise attempt_failed(reason)
-        self._held_chunks = None
-        self._ended = self._plane.loop.create_future()
-        self._commit(self._answer_head, b"".join(held))
-        if self._is_held_whole:
-            self._complete()
-        elif self._upstream is not None:
-            self._upstream.resume()
-        return await self._ended
-
-    # --- towards the backend -------------------------------------------------------------------------
-
-    def _send(self, connection: UpstreamConnection, pool: UpstreamPool) -> None:
-        plane, head, endpoint, lease = self._plane, self._head, self._endpoint, self._lease
-        assert head is not None and endpoint is not None and lease is not None
-        self._answer_head = None
-        self._upstream = connection
-        body = self._body
-        target = head.target
-        if (upstream_model := lease.candidate.upstream_model) is not None:
-            target, body = bodies.with_model(head, endpoint, body, upstream_model)
-        timeouts = plane.timeouts
-        self._first_byte_deadline_s = (
-            plane.clock() + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
-        )
-        connection.send(self, answers.request_head(head, target, pool, self, len(body)), body)
-
-    # --- Receiver: what the upstream connection tells ------------------------------------------------
-
-    def on_answer_head(self, head: ResponseHead) -> None:
-        self._answer_head = head  # held until the first body byte: see DESIGN, hung engines
-
-    def on_answer_body(self, chunk: bytes) -> None:
-        if self.is_committed:
-            self._has_progressed = True
-            self.record.bytes_out += len(chunk)
-            self._connection.write_on(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else chunk)
-        else:
-            self._take_first(chunk)
-
-    def on_answer_end(self) -> None:
-        self._upstream = None
-        if not self.is_committed:
-            self._take_first(b"")
-        if self._held_chunks is not None:
-            self._is_held_whole = True
-        else:
-            self._complete()
-
-    def on_answer_failed(self, reason: Reason) -> None:
-        connection, self._upstream = self._upstream, None
-        self._held_chunks = None
-        if not self.is_committed and reason is Reason.TRUNCATED:
-            reason = Reason.RESET
-        # The backend closed an idle connection as we wrote to it: that says nothing about it.
-        self._is_stale = connection is not None and connection.was_idle and not connection.has_answered
-        self._end_attempt(reason)
-
-    def _take_first(self, chunk: bytes) -> None:
-        """The first body byte, or an end without any: pass the answer on, or hold it and try elsewhere."""
-        if self._held_chunks is not None:
-            self._held_chunks.append(chunk)
+            attempt.fail(Reason.CONNECT_FAILED)  # its backend left meanwhile
             return
-        head = self._answer_head
-        assert head is not None
-        if self._may_retry and may_succeed_elsewhere(head.status):
-            self._held_chunks = [chunk]
-            self._is_held_whole = False
-            if self._upstream is not None:
-                self._upstream.pause()
-            self._end_attempt(reason_of_status(head.status))
-        else:
-            self._commit(head, chunk)
+        head, endpoint, body = self._head, self._endpoint, self._body
+        assert head is not None and endpoint is not None
+        target = head.target
+        if candidate.upstream_model is not None:
+            target, body = bodies.with_model(head, endpoint, body, candidate.upstream_model)
+        attempt.begin(pool, answers.request_head(head, target, pool, self, len(body)), body)
 
-    def _commit(self, head: ResponseHead, chunk: bytes) -> None:
+    # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
+
+    def on_first_byte(self, attempt: Attempt, chunk: bytes) -> None:
+        """Passes the answer on, unless it says broken or full and somebody else may do better."""
+        assert attempt.answer_head is not None
+        status = attempt.answer_head.status
+        if status >= 400 and may_succeed_elsewhere(status):
+            reason = reason_of_status(status)
+            if self._hedge is not None and self._hedge.rival_of(attempt) is not None:
+                self.on_attempt_ended(attempt, reason)
+                return
+            plan = self.route.plan_retry(reason, self._plane.clock())
+            if plan is not None:
+                attempt.hold(chunk)
+                self._try_elsewhere(attempt, reason, plan)
+                return
+        self._commit(attempt, chunk)
+
+    def on_attempt_ended(self, attempt: Attempt, reason: Reason) -> None:
+        """After the first byte that is the end of the exchange; before it the next may try."""
+        if self.is_committed:
+            outcome = _CLIENT_LEFT
+            try:
+                outcome = self._close_answer(attempt, reason)
+            finally:
+                self._end(outcome)
+            return
+        self._try_elsewhere(attempt, reason)
+
+    def _try_elsewhere(self, attempt: Attempt, reason: Reason, plan: Plan | None = None) -> None:
+        """The one that runs beside it runs on alone; else, by `plan` or a new one, the next gets its turn."""
+        if self._hedge is not None and (rival := self._hedge.leave(attempt, reason)) is not None:
+            self._go_on_with(rival, attempt)
+            return
+        failed: Reason | None = reason
+        if not attempt.holds_answer:  # an answer held is given up only for another attempt
+            self._settle(Outcome.of(reason))
+        if reason is Reason.REFUSED:  # nothing was sent: as if it had not been tried
+            failed = None
+            self.route.take_back(attempt.candidate)
+        self._task = self._plane.loop.create_task(self._run(plan, failed))
+
+    def _go_on_with(self, attempt: Attempt, other: Attempt) -> None:
+        """Of two attempts `other` has left."""
+        self._attempt = attempt
+        self._waited_s += max(attempt.began_s - other.began_s, 0.0)
+
+    def on_attempt_fault(self, attempt: Attempt) -> None:
+        self._fail_inside()
+        self._end()
+
+    # --- the answer ----------------------------------------------------------------------------------
+
+    def _make_do(self, reason: Reason) -> None:
+        """Nobody else may try: the client gets the held answer as it is, or an error. Raises Refusal."""
+        attempt = self._attempt
+        if attempt is None or not attempt.holds_answer:
+            raise attempt_failed(reason)
+        self._commit(attempt, attempt.held_bytes())
+
+    def _commit(self, attempt: Attempt, chunk: bytes) -> None:
         """The point of no return: the head and the first bytes go to the client."""
-        plane, record, lease, connection = self._plane, self.record, self._lease, self._connection
-        assert lease is not None
+        plane, record, connection, head = self._plane, self.record, self.connection, attempt.answer_head
+        assert head is not None
         now_s = plane.clock()
-        attempt_ttft_s = now_s - self._attempt_began_s
-        self._waited_s += attempt_ttft_s
+        self.is_committed = True
+        if self._hedge is not None and (loser := self._hedge.win(attempt)) is not None:
+            self._go_on_with(attempt, loser)
         record.status = head.status
         record.ttft_s = now_s - record.started_s
-        record.overhead_s = record.ttft_s - self._waited_s
-        self.is_committed = True
-        self._progress_s = now_s
-        is_http_10 = self._head is not None and self._head.is_http_10
-        if head.length is None and is_http_10:
-            self._keeps_alive = False
-        self._is_chunked = head.length is None and not is_http_10
+        record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        write, first = connection.write_on, chunk
+        if head.length is None:
+            if self._head is not None and self._head.is_http_10:
+                self.keeps_alive = False
+            else:
+                self.is_chunked = True
+                write = connection.write_chunk
+                first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
         self._free_body()
-        if head.status < 400:
-            self._untold_ttft_s = attempt_ttft_s
-        if connection.paused_since_s is not None and self._upstream is not None:
-            self._upstream.pause()
-        first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked and chunk else chunk
-        record.bytes_out = len(chunk)
-        connection.write(
-            answers.answer_head(head, self, lease.candidate if plane.exposes_routing else None) + first
-        )
+        candidate = attempt.candidate if plane.exposes_routing else None
+        connection.write(answers.answer_head(head, self, candidate) + first)
+        attempt.relay(write, chunk, now_s, connection.write_on if self.is_chunked else None)
+        if connection.paused_since_s is not None:
+            attempt.pause()
 
-    def _complete(self) -> None:
-        if self._is_chunked:
-            self._connection.write(b"0\r\n\r\n")
-        self._end_attempt(Reason.COMPLETED)
-
-    def _end_attempt(self, reason: Reason) -> None:
-        """To whoever waits; when nobody had to, a relayed answer is done, and a failed try moves on."""
-        if self._ended is not None:
-            if not self._ended.done():
-                self._ended.set_result(reason)
-        elif self.is_committed:
-            try:
-                self._close_answer(reason)
-            finally:
-                self._settle(_CLIENT_LEFT)
-                self._finish()
-        elif self._task is None:  # else an answer is held already: what comes after that verdict is no other
-            self._task = self._plane.loop.create_task(self._run(reason))
-
-    # --- ends ----------------------------------------------------------------------------------------
-
-    def _close_answer(self, reason: Reason) -> None:
+    def _close_answer(self, attempt: Attempt, reason: Reason) -> Outcome:
         """After the last byte: what came of it, and a visible cut where the answer is not whole."""
-        head, record = self._answer_head, self.record
+        head, record = attempt.answer_head, self.record
         assert head is not None
-        if reason is not Reason.COMPLETED:
+        if reason is _COMPLETED:
+            if self.is_chunked:
+                self.connection.write(b"0\r\n\r\n")
+            outcome = SUCCESS if head.status < 400 else Outcome.of(reason_of_status(head.status))
+        else:
+            outcome = Outcome.of(reason)
             refusal = attempt_failed(reason)
             record.error_code = refusal.code
-            self._settle(Outcome.of(reason))
-            if head.is_event_stream and self._is_chunked and not head.is_encoded:
+            is_readable = head.is_event_stream and self.is_chunked and not head.is_encoded
+            if is_readable and not attempt.lacks_done:  # what ended politely is passed on as it is
                 # The blank line first: the event before it may have been cut in its middle.
-                event = b"\n\ndata: %b\n\n" % refusal.body()
-                self._connection.write(b"%x\r\n%b\r\n" % (len(event), event))
-            self._keeps_alive = False
-            self._connection.cut()
-        outcome = Outcome.of(reason_of_status(head.status) if reason is Reason.COMPLETED else reason)
+                self.connection.write_chunk(b"\n\ndata: %b\n\n" % refusal.body())
+            self.keeps_alive = False
+            self.connection.cut()
         record.outcome = outcome
-        self._settle(outcome)
+        return outcome
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
-        record.outcome = _outcome_of_refusal(refusal.status)
+        record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
-            self._keeps_alive = False
+            self.keeps_alive = False
         if not self.is_committed:
             self._answer(answers.LocalAnswer(refusal.status, refusal.body(), refusal.headers))
         else:
-            self._connection.cut()
+            self.connection.cut()
 
     def _fail_inside(self) -> None:
         """A mistake in the gateway itself costs this request, and nothing else."""
@@ -401,117 +314,99 @@ class Exchange:
         self.record.bytes_out = len(answer.body)
         if self.record.outcome is None:
             self.record.outcome = SUCCESS
-        if not self._connection.transport.is_closing():
-            self._connection.write(answers.local_answer(answer, self))
+        if not self.connection.transport.is_closing():
+            self.connection.write(answers.local_answer(answer, self))
+
+    # --- ends ----------------------------------------------------------------------------------------
 
     def _settle(self, outcome: Outcome) -> None:
-        """Lets go of the backend: the upstream is closed if it still works for us, the lease given back."""
-        if (upstream := self._upstream) is not None:
-            self._upstream = None
-            upstream.abandon()
-        self._held_chunks = None
-        if (lease := self._lease) is not None:
-            self._lease = None
-            if not self.is_committed:
-                self._waited_s += self._plane.clock() - self._attempt_began_s
-            candidate = lease.candidate
-            record = self.record
-            record.cluster, record.tier, record.backend = (
-                candidate.cluster,
-                candidate.tier,
-                candidate.backend.id,
-            )
-            record.spill_reason = candidate.reason if candidate.tier != record.preferred_tier else None
-            self._plane.store.release(lease)
-            self._plane.apply(AttemptFinished(candidate.backend.id, outcome, self._untold_ttft_s))
+        """The attempt lets go of its backend and its lease; what it did is noted."""
+        attempt = self._attempt
+        if attempt is None or attempt.is_settled:
+            return
+        record, candidate = self.record, attempt.candidate
+        attempt.settle(outcome)
+        if attempt.is_relayed:
+            record.bytes_out = attempt.body_bytes
+        else:
+            self._waited_s += self._plane.clock() - attempt.began_s
+        record.cluster, record.tier, record.backend = candidate.cluster, candidate.tier, candidate.backend.id
+        record.spill_reason = candidate.reason if candidate.tier != record.preferred_tier else None
 
     def _free_body(self) -> None:
         """From here on nothing is repeated: a long stream need not keep its request."""
         self._plane.give_back_bytes(len(self._body))
         self._body = b""
 
-    def _finish(self) -> None:
+    def _end(self, outcome: Outcome = _REFUSED) -> None:
+        """Whatever still runs at a backend is settled as `outcome`. Ending twice is the same as once."""
+        self._settle(outcome)
+        if self._hedge is not None:
+            self._hedge.end(outcome)
+            self._hedge = None
         plane = self._plane
         if self not in plane.exchanges:
             return
         plane.exchanges.discard(self)
-        self._free_body()
+        self._attempt = None  # it knows its owner: a ring of the two would wait for the collector
+        if self._body:
+            self._free_body()
         self.record.duration_s = plane.clock() - self.record.started_s
         plane.telemetry.record(self.record)
-        self._connection.exchange_ended(self._keeps_alive)
+        self.connection.exchange_ended(self.keeps_alive)
 
     # --- called from outside -------------------------------------------------------------------------
 
     def client_left(self) -> None:
         """The downstream connection is gone: so is the work, at once."""
-        if self._task is None:
-            self._leave()
-        else:
-            self._task.cancel()
-            # A task that has not begun when it is cancelled never runs its own `finally`.
-            self._task.add_done_callback(lambda _: self._leave())
-
-    def _leave(self) -> None:
-        if self in self._plane.exchanges:
-            self.record.outcome = _CLIENT_LEFT
-            self._settle(_CLIENT_LEFT)
-            self._finish()
+        self._stop_waiting()
+        self.record.outcome = _CLIENT_LEFT
+        self._end(_CLIENT_LEFT)
 
     def pause(self) -> None:
         """The client reads slower than the backend sends."""
-        if self.is_committed and self._upstream is not None:
-            self._upstream.pause()
+        if self.is_committed and self._attempt is not None:
+            self._attempt.pause()
 
     def resume(self) -> None:
-        self._has_progressed = True
-        if self.is_committed and self._upstream is not None:
-            self._upstream.resume()
+        if self.is_committed and self._attempt is not None:
+            self._attempt.resume()
 
     def stop(self, reason: Reason) -> None:
-        """Ends the attempt that runs, from outside: a deadline has passed, or the gateway shuts down."""
-        if (upstream := self._upstream) is not None:
-            self._upstream = None
-            upstream.abandon()
-            self._end_attempt(reason)
+        """Ends from outside what runs or waits: a deadline has passed, or the gateway shuts down."""
+        attempt = self._attempt
+        if self._hedge is not None:
+            # The second had only a part of the time that is over.
+            self._hedge.end(_OVERTAKEN if reason is Reason.TOTAL_TIMEOUT else Outcome.of(reason))
+        if attempt is not None and attempt.is_running:
+            attempt.fail(reason)
+        elif self._task is not None:
+            self._stop_waiting()
+            self._refuse(attempt_failed(reason))
+            self._end()
+
+    def _stop_waiting(self) -> None:
+        """Cancelled, the store leaves no slot taken."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
-        if self._upstream is None:
-            return  # connecting has its own deadline; so has waiting for the store
-        timeouts = self._plane.timeouts
-        if now_s >= self._total_deadline_s:
-            self.stop(Reason.TOTAL_TIMEOUT)
-        elif not self.is_committed:
-            if now_s >= self._first_byte_deadline_s and self._held_chunks is None:
-                self.stop(Reason.FIRST_BYTE_TIMEOUT)
-        elif self._connection.paused_since_s is not None:
-            if self._connection.is_stuck(now_s):
-                self._connection.transport.abort()
-        elif self._has_progressed:
-            self._has_progressed = False
-            self._progress_s = now_s
-            if self._untold_ttft_s is not None and self._lease is not None:
-                # A long answer: routing should not learn of its first byte only at its end.
-                self._plane.apply(FirstByteSeen(self._lease.candidate.backend.id, self._untold_ttft_s))
-                self._untold_ttft_s = None
-        elif now_s - self._progress_s > timeouts.stall_s:
-            self.stop(Reason.STALL_TIMEOUT)
-
-    @property
-    def is_chunked(self) -> bool:
-        return self._is_chunked
-
-    @property
-    def keeps_alive(self) -> bool:
-        return self._keeps_alive
-
-    @property
-    def connection(self) -> DownstreamConnection:
-        return self._connection
+        if now_s >= self.route.deadline_s:
+            # A client in a hurry says nothing about the backend.
+            self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)
+        elif self.is_committed and self.connection.paused_since_s is not None:
+            if self.connection.is_stuck(now_s):
+                self.connection.transport.abort()
+        elif self._attempt is not None:
+            self._attempt.check(now_s)
+            if self._hedge is not None:
+                self._hedge.check(now_s)
 
     def __repr__(self) -> str:
-        stage = "answering" if self.is_committed else "waiting" if self._upstream else "planning"
-        return f"<Exchange {self.record.request_id} {stage} at {self._lease}>"
+        stage = "answering" if self.is_committed else "waiting for a slot" if self._task else "trying"
+        return f"<Exchange {self.record.request_id} {stage}, {self._attempt}>"
 
 
 def _outcome_of_refusal(status: int) -> Outcome:

@@ -38,7 +38,11 @@ class Rule(IntEnum):
     AUTHORIZATION = auto()
     REQUEST_ID = auto()
     MODEL = auto()
+    DEADLINE = auto()
 
+
+# Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
+_FORWARD, _DROP, _CREDENTIAL, _CONNECTION = Rule.FORWARD, Rule.DROP, Rule.CREDENTIAL, Rule.CONNECTION
 
 _HOP_BY_HOP = (
     b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
@@ -56,6 +60,7 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     b"authorization": Rule.AUTHORIZATION,
     b"x-request-id": Rule.REQUEST_ID,
     b"x-spillway-model": Rule.MODEL,
+    b"x-spillway-deadline": Rule.DEADLINE,
     # The client's own credentials stay here unless the cluster says `pass_client`.
     **dict.fromkeys(
         (b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"),
@@ -119,6 +124,7 @@ class RequestHead:
         "content_length",
         "content_type",
         "credentials",
+        "deadline",
         "expects_continue",
         "forward",
         "is_chunked",
@@ -148,6 +154,7 @@ class RequestHead:
         self.expects_continue = False
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
+        self.deadline: bytes | None = None  # as it came: see spans.py
 
     @property
     def may_repeat(self) -> bool:
@@ -177,14 +184,14 @@ def read_request_head(method: bytes, target: bytes, version: str, headers: Heade
         rule = rule_of(name) or _request_book.learn(name)
         if not value.isascii() or len(value) + len(name) > MAX_LINE_BYTES:
             raise _bad_value(value)
-        if rule is Rule.FORWARD:
+        if rule is _FORWARD:
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif rule is not Rule.DROP:
-            if rule is Rule.CREDENTIAL:
+        elif rule is not _DROP:
+            if rule is _CREDENTIAL:
                 head.credentials += b"%b: %b\r\n" % (name, value)
                 continue
             if rule in special:
-                if rule is not Rule.CONNECTION:
+                if rule is not _CONNECTION:
                     raise malformed("A header that may stand once stands twice.")
                 value = b"%b,%b" % (special[rule], value)
             special[rule] = value.strip(b" \t")
@@ -252,6 +259,8 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.request_id = value if _REQUEST_ID.fullmatch(value) else None
         elif rule is Rule.MODEL:
             head.model_header = value
+        elif rule is Rule.DEADLINE:
+            head.deadline = value
     if head.is_chunked and head.content_length is not None:
         raise malformed("Content-Length and Transfer-Encoding exclude each other.")
 
@@ -307,6 +316,17 @@ class ResponseHead(NamedTuple):
     is_event_stream: bool
     is_encoded: bool
 
+    @property
+    def ends_with_connection(self) -> bool:
+        return self.length is None and not self.is_chunked
+
+    @property
+    def ends_with_done(self) -> bool:
+        """A good event stream without framing: whether it is whole, only its last event tells."""
+        return (
+            self.ends_with_connection and self.is_event_stream and self.status < 400 and not self.is_encoded
+        )
+
 
 class BadResponse(Exception):
     """The backend's head can't be trusted."""
@@ -326,11 +346,11 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
     rule_of = _response_book.get
     for name, value in headers:
         rule = rule_of(name) or _response_book.learn(name)
-        if rule is Rule.FORWARD:
+        if rule is _FORWARD:
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif rule is not Rule.DROP:
+        elif rule is not _DROP:
             if rule in special:
-                if rule is not Rule.CONNECTION:
+                if rule is not _CONNECTION:
                     raise BadResponse(f"{rule.name} stands twice")
                 value = b"%b,%b" % (special[rule], value)
             special[rule] = value.strip(b" \t")

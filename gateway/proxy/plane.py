@@ -13,20 +13,23 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from gateway.config.schema import Config
-from gateway.core.fleet import Event, FleetView
+from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
+from gateway.core.retries import ExtraAttempts
 from gateway.ports import Clock, StateStore, Telemetry
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.paths import PathTable
-from gateway.proxy.upstream import UpstreamPool
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
 
 # Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
 SWEEP_S = 0.1
+# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
+MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,9 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
+        self.hedge = config.hedge
+        self.extra = _extra_attempts(config)
+        self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
         self.is_draining = False
         self.buffered_bytes = 0
         self._max_buffered_bytes = config.max_buffered_bytes
@@ -80,11 +86,18 @@ class DataPlane:
 
     # --- listening and ending ------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
-        """Opens the data port and tells which it is (for port 0)."""
+    async def listen(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False
+    ) -> int:
+        """Opens the data port and tells which it is (for port 0); with `reuse_port` others share it."""
         scheme = b"http" if ssl_context is None else b"https"
         server = await self.loop.create_server(
-            lambda: DownstreamConnection(self, scheme), host, port, ssl=ssl_context, backlog=4096
+            lambda: DownstreamConnection(self, scheme),
+            host,
+            port,
+            ssl=ssl_context,
+            backlog=4096,
+            reuse_port=reuse_port or None,
         )
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
@@ -96,7 +109,7 @@ class DataPlane:
             server.close()
         for connection in tuple(self._connections):
             if connection.is_idle:
-                connection.transport.close()
+                connection.close()
         if self._connections:
             self._is_empty = asyncio.Event()
             with contextlib.suppress(TimeoutError):
@@ -176,6 +189,9 @@ class DataPlane:
         try:
             for exchange in tuple(self.exchanges):
                 exchange.check(now_s)
+            if self.progressed:
+                self.apply(BytesSeen(tuple(self.progressed)))
+                self.progressed.clear()
             for connection in tuple(self._connections):
                 if now_s >= connection.deadline_s:
                     connection.expire()
@@ -185,3 +201,10 @@ class DataPlane:
         except Exception:
             log.exception("the sweep failed")
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+
+def _extra_attempts(config: Config) -> ExtraAttempts:
+    """The one budget of this gateway's second attempts, whatever the route."""
+    retries, hedge = config.retry.budget, config.hedge
+    at_least = MIN_RETRIES if retries else 0
+    return ExtraAttempts(retries, hedge.budget if hedge is not None else 0.0, at_least)

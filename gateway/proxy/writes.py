@@ -8,6 +8,7 @@ a lone request is written in the same turn as before.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 # A turn may read megabytes from one backend: what is large is written at once, so that back-pressure is felt.
 MAX_WAITING_BYTES = 16 * 1024
@@ -29,12 +30,20 @@ class WriteBatch:
         if len(data) > MAX_WAITING_BYTES:
             self.flush()
 
-    def pass_on(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Writes at once if nothing waits: events come singly, and a batch of one costs a turn."""
-        if self._waiting:
-            self.add(transport, data)
-        else:
-            transport.write(data)
+    def writer(self, transport: asyncio.WriteTransport) -> Callable[[bytes], None]:
+        """Writes at once if nothing waits: events come singly, and a batch of one costs a turn.
+
+        A closure, because every event of every stream comes through here.
+        """
+        write = transport.write
+
+        def write_on(data: bytes) -> None:
+            if self._waiting:
+                self.add(transport, data)
+            else:
+                write(data)
+
+        return write_on
 
     def flush(self) -> None:
         """Writes all that waits, now."""

@@ -17,6 +17,7 @@ from math import ceil
 from typing import NamedTuple
 
 from gateway.core.model import Candidate
+from gateway.ports import NO_CAPS
 
 # A heartbeat lasts so long: an idle gateway sends one each second, so one may be lost. A dead gateway's slots
 # are free again after it.
@@ -42,6 +43,11 @@ class Ask:
         self.candidates = candidates
 
 
+def permit_of(backend_id: str) -> str:
+    """The probe permit of a backend: arbitrated like a backend with one slot."""
+    return f"{backend_id}#probe"
+
+
 class Message(NamedTuple):
     """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
 
@@ -54,15 +60,22 @@ class Message(NamedTuple):
     known_gateways: int
     born_ms: int
     backend_ids: tuple[str, ...]
-    reports: tuple[tuple[int, int, int, int], ...]
+    reports: tuple[tuple[int, int, int, int, int], ...]
     asks: tuple[Ask, ...]
 
     @property
-    def ask_indexes(self) -> list[list[int]]:
+    def ask_indexes(self) -> list[list[int | list[int]]]:
         """For each ask the reports of its candidates, counted from 1; one that left meanwhile has none."""
         index_of = {backend_id: at for at, backend_id in enumerate(self.backend_ids, 1)}
         return [
-            [index_of[c.backend.id] for c in ask.candidates if c.backend.id in index_of] for ask in self.asks
+            [
+                [index_of[c.backend.id], index_of[permit_of(c.backend.id)]]
+                if c.is_probe
+                else index_of[c.backend.id]
+                for c in ask.candidates
+                if c.backend.id in index_of
+            ]
+            for ask in self.asks
         ]
 
 
@@ -101,7 +114,7 @@ class Served(NamedTuple):
 
 
 class Slots:
-    """One backend's slots as this gateway sees them.
+    """One backend's slots as this gateway sees them: `limit` for the whole fleet, at most `cap` here.
 
     `allowance` is what may be in use here at most: the grant, or the share of a gateway that is cut off.
     """
@@ -109,20 +122,23 @@ class Slots:
     __slots__ = (
         "allowance",
         "arrivals",
+        "cap",
         "contended_until_s",
         "free",
         "gateways",
         "granted",
         "idle_elsewhere",
         "in_use",
+        "is_permit",
         "is_told",
         "limit",
         "rate_per_s",
         "share",
     )
 
-    def __init__(self) -> None:
-        self.limit = 0
+    def __init__(self, *, is_permit: bool = False) -> None:
+        self.is_permit = is_permit
+        self.limit = self.cap = 1 if is_permit else 0
         self.in_use = 0
         self.granted = 0
         self.allowance = 0
@@ -147,7 +163,7 @@ class Slots:
 
     def reserve(self, now_s: float) -> int:
         """How many slots this gateway would like to hold idle."""
-        if self.limit == 0 or now_s < self.contended_until_s:
+        if self.limit == 0 or self.is_permit or now_s < self.contended_until_s:
             return 0
         wanted = ceil(self.rate_per_s * RESERVE_S) + 1
         return wanted if self.share is None else min(wanted, self.plenty)
@@ -155,7 +171,7 @@ class Slots:
     def allowed_when_cut_off(self, gateways: int) -> int:
         """Before anybody has been heard an equal part; the fleet's word is better (see lua/exchange.lua)."""
         share = self.limit // gateways if self.share is None else self.share
-        return min(max(share, 1), self.limit)
+        return min(max(share, 1), self.cap)
 
     def __repr__(self) -> str:
         return f"<Slots {self.in_use}/{self.granted} of {self.limit}, {self.free} free>"
@@ -189,19 +205,20 @@ class GrantBook:
             slots = slots_of.get(candidate.backend.id)
             if slots is None:
                 continue
-            if slots.in_use < slots.allowance:
+            if slots.in_use < slots.allowance and (not candidate.is_probe or self._takes_permit(candidate)):
                 slots.in_use += 1
                 slots.arrivals += 1
                 slots.is_told = False
                 return candidate
-            if not self.is_cut_off and slots.granted < slots.limit:
+            if not self.is_cut_off and not self._is_ours_alone(candidate, slots):
                 return None
         return None
 
     def to_ask(self, candidates: Iterable[Candidate], now_s: float) -> Ask | None:
         """Who might have room, though not here: up to the first candidate with a slot here.
 
-        Only of one tier: what the fleet gives is final, and the next tier comes when this one was waited for.
+        To be asked for the candidates of one tier: what the fleet gives is final, and the next tier comes
+        when this one was waited for.
         """
         if self.is_cut_off:
             return None
@@ -211,14 +228,12 @@ class GrantBook:
             slots = self.slots.get(candidate.backend.id)
             if slots is None or slots.limit == 0:
                 continue
-            if asked and candidate.tier != asked[0].tier:
+            if slots.in_use < slots.allowance and not is_fenced and not candidate.is_probe:
                 break
             if not asked:
                 slots.arrivals += 1
-            if is_fenced or slots.granted < slots.limit:
+            if is_fenced or not self._is_ours_alone(candidate, slots):
                 asked.append(candidate)
-            if slots.in_use < slots.allowance and not is_fenced:
-                break
         return Ask(tuple(asked)) if asked else None
 
     def take_here(self, candidates: Iterable[Candidate], now_s: float) -> Candidate | None:
@@ -227,14 +242,25 @@ class GrantBook:
             return None
         for candidate in candidates:
             slots = self.slots.get(candidate.backend.id)
-            if slots is not None and slots.in_use < slots.allowance:
+            if (
+                slots is not None
+                and slots.in_use < slots.allowance
+                and (not candidate.is_probe or self._takes_permit(candidate))
+            ):
                 slots.in_use += 1
                 slots.is_told = False
                 return candidate
         return None
 
-    def give_back(self, backend_id: str, now_s: float) -> bool:
+    def give_back(self, candidate: Candidate, now_s: float) -> bool:
         """A slot is not used any more. True: the fleet is short of it and should be told at once."""
+        backend_id = candidate.backend.id
+        is_urgent = self._frees_one(backend_id, now_s)
+        if candidate.is_probe:
+            is_urgent = self._frees_one(permit_of(backend_id), now_s) or is_urgent
+        return is_urgent
+
+    def _frees_one(self, backend_id: str, now_s: float) -> bool:
         slots = self.slots[backend_id]
         assert slots.in_use > 0, f"{backend_id}: given back more often than taken"
         slots.in_use -= 1
@@ -244,17 +270,40 @@ class GrantBook:
             return True
         return (now_s < slots.contended_until_s or slots.plenty == 0) and not self.is_cut_off
 
+    def _permit(self, candidate: Candidate) -> Slots:
+        permit_id = permit_of(candidate.backend.id)
+        permit = self.slots.get(permit_id)
+        if permit is None:
+            permit = self.slots[permit_id] = Slots(is_permit=True)
+            self._work_out_allowances()
+        return permit
+
+    def _takes_permit(self, candidate: Candidate) -> bool:
+        permit = self._permit(candidate)
+        if permit.in_use >= permit.allowance:
+            return False
+        permit.in_use += 1
+        permit.is_told = False
+        return True
+
+    def _is_ours_alone(self, candidate: Candidate, slots: Slots) -> bool:
+        """Whether nobody need be asked: all slots that may be, or the one permit, are in use here."""
+        if slots.granted >= slots.cap and slots.in_use >= slots.cap:
+            return True
+        return candidate.is_probe and self._permit(candidate).in_use > 0
+
     # --- exchanges -----------------------------------------------------------------------------------
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
         """A backend not named any more is forgotten once nothing of it is held and the fleet knows."""
         for backend_id, limit in limits.items():
             slots = self.slots.setdefault(backend_id, Slots())
             slots.limit = limit
+            slots.cap = min(limit, caps.get(backend_id, limit))
             slots.is_told = False
         for backend_id, slots in self.slots.items():
-            if backend_id not in limits:
-                slots.limit = 0
+            if backend_id not in limits and not slots.is_permit:
+                slots.limit = slots.cap = 0
                 slots.is_told = False
         self._work_out_allowances()
 
@@ -264,6 +313,8 @@ class GrantBook:
     def compose(self, asks: tuple[Ask, ...], now_s: float) -> Message:
         """The next message. From here on what it gives back is not ours, whether it arrives or not."""
         self._measure_arrivals(now_s)
+        for probe in (c for ask in asks for c in ask.candidates if c.is_probe):
+            self._permit(probe)
         self._seq += 1
         is_full = not self._is_known or now_s >= self.valid_until_s
         ids = tuple(self.slots) if is_full else self._worth_telling(asks)
@@ -271,10 +322,11 @@ class GrantBook:
         for backend_id in ids:
             slots = self.slots[backend_id]
             reserve = slots.reserve(now_s)
-            keep = slots.in_use + (0 if is_full else min(slots.idle, reserve))
+            idle = min(slots.idle, max(slots.cap - slots.in_use, 0))
+            keep = slots.in_use + (0 if is_full else min(idle, reserve))
             slots.granted = keep if is_full else min(keep, slots.granted)
             slots.is_told = True
-            reports.append((slots.limit, keep, slots.in_use, reserve))
+            reports.append((slots.limit, keep, slots.in_use, reserve, slots.cap))
         if not self.is_cut_off:
             self._work_out_allowances()
         return Message(self._seq, now_s, is_full, self.gateways, self._born_ms, ids, tuple(reports), asks)
@@ -344,8 +396,9 @@ class GrantBook:
     def _serve(self, ask: Ask, index: int, message: Message, now_s: float) -> Served:
         if index:
             candidate = next(c for c in ask.candidates if c.backend.id == message.backend_ids[index - 1])
-            slots = self.slots[candidate.backend.id]
-            slots.in_use += 1
+            self.slots[candidate.backend.id].in_use += 1
+            if candidate.is_probe:
+                self._permit(candidate).in_use += 1
             return Served(ask, candidate, is_idle_elsewhere=False)
         is_idle_elsewhere = False
         for candidate in ask.candidates:
@@ -357,7 +410,9 @@ class GrantBook:
 
     def _worth_telling(self, asks: tuple[Ask, ...]) -> tuple[str, ...]:
         """Backends with news or asked for, and a few of the others in turn."""
-        wanted = {candidate.backend.id: None for ask in asks for candidate in ask.candidates}
+        asked = [c for ask in asks for c in ask.candidates if c.backend.id in self.slots]
+        wanted = {candidate.backend.id: None for candidate in asked}
+        wanted |= {permit_of(c.backend.id): None for c in asked if c.is_probe}
         wanted |= {backend_id: None for backend_id, slots in self.slots.items() if not slots.is_told}
         if not wanted:
             everybody = list(self.slots)
@@ -386,10 +441,12 @@ class GrantBook:
                 slots.allowance = slots.allowed_when_cut_off(self.gateways)
             else:
                 # Where more is in use than may be, nobody uses again what comes free.
-                slots.allowance = max(min(slots.granted + min(slots.free, 0), slots.limit), 0)
+                slots.allowance = max(min(slots.granted + min(slots.free, 0), slots.cap), 0)
 
     def _forget_who_left(self) -> None:
         for backend_id in [
-            id_ for id_, s in self.slots.items() if s.limit == 0 and s.in_use == 0 and s.is_told
+            id_
+            for id_, s in self.slots.items()
+            if (s.limit == 0 or (s.is_permit and s.granted == 0)) and s.in_use == 0 and s.is_told
         ]:
             del self.slots[backend_id]

@@ -11,6 +11,7 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
     spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};
                                            "@GATEWAY" -> NOW_MS, when it was told
     spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end
+    spillway:{FLEET}:openings        hash  GATEWAY|BACKEND -> "UNTIL_MS|STREAK|REASON", a circuit it opened
     spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: see NewsKind
 
 GATEWAY is a random id made at each start, so a process that comes back from the dead writes only its own
@@ -32,6 +33,7 @@ class NewsKind(StrEnum):
 
     RECALL = "recall"  # backend id...: somebody needs a slot of them and none is free, give back what is idle
     DRAINS = "drains"  # nothing: the drain marks have changed, look at them
+    CIRCUITS = "circuits"  # [[backend id, reason, ms, streak], ...] opened, [backend id, ...] closed
 
 
 class Keys:
@@ -42,6 +44,7 @@ class Keys:
         self.gateways = prefix + "gateways"
         self.latency = prefix + "latency"
         self.drains = prefix + "drains"
+        self.openings = prefix + "openings"
         self.news = prefix + "news"
         self._grants = prefix + "grants:"
 

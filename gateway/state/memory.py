@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
-from gateway.ports import Lease, StoreHealth
+from gateway.ports import NO_CAPS, Lease, StoreHealth
 
 
 class MemoryStore:
@@ -17,6 +18,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
+        self._probed: set[str] = set()  # whose one probe permit is out
 
     async def start(self) -> None:
         pass
@@ -27,11 +29,14 @@ class MemoryStore:
     def health(self) -> StoreHealth:
         return StoreHealth()
 
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        pass
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         pass  # there is nobody to tell
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        self._limits = dict(limits)
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        self._limits = {id_: min(limit, caps.get(id_, limit)) for id_, limit in limits.items()}
 
     def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits
@@ -39,6 +44,10 @@ class MemoryStore:
             backend_id = candidate.backend.id
             count = held.get(backend_id, 0)
             if count < limits.get(backend_id, 0):
+                if candidate.is_probe:
+                    if backend_id in self._probed:
+                        continue
+                    self._probed.add(backend_id)
                 held[backend_id] = count + 1
                 return Lease(candidate)
         return None
@@ -51,6 +60,8 @@ class MemoryStore:
             return
         lease.is_released = True
         backend_id = lease.candidate.backend.id
+        if lease.candidate.is_probe:
+            self._probed.discard(backend_id)
         left = self._held[backend_id] - 1
         if left:
             self._held[backend_id] = left

@@ -8,7 +8,7 @@ happens after a failure is decided above, in shared.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from importlib.resources import files
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
@@ -26,6 +26,9 @@ from gateway.state.shared import LinkFailed
 CONNECT_TIMEOUT_S = 1.0
 # A second line of defence behind the deadline of each call: see `RedisLink.exchange`.
 SOCKET_TIMEOUT_S = 1.0
+# A channel may be silent for hours: whether anybody is still there is asked so often.
+PING_S = 1.0
+MAX_UNANSWERED_PINGS = 3
 SENTINEL_PORT = 26379
 # What the client raises when something is wrong outside. That no node of a Cluster answers is no RedisError.
 FAILURES = (RedisError, RedisClusterException, OSError)
@@ -58,20 +61,27 @@ class RedisLink:
         except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
 
-    async def news(self) -> AsyncIterator[bytes]:
+    async def news(self) -> AsyncGenerator[bytes, None]:
         """What is told on the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
-        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+        pubsub = self._client.pubsub()
         try:
             await self._client.initialize()  # a Cluster's nodes are not known before that
             await pubsub.subscribe(self._news_channel)
-            while True:
-                message = await pubsub.get_message(timeout=None)
-                if message is not None:
+            unanswered = 0
+            while unanswered < MAX_UNANSWERED_PINGS:
+                message = await pubsub.get_message(timeout=PING_S)
+                if message is None:
+                    unanswered += 1
+                    await pubsub.ping()
+                    continue
+                unanswered = 0
+                if message["type"] == "message":
                     yield message["data"]
         except FAILURES as exc:
             raise LinkFailed(_brief(exc)) from exc
         finally:
             await pubsub.aclose()
+        raise LinkFailed("the news channel is silent")
 
     async def close(self) -> None:
         await self._client.aclose()

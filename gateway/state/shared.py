@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from secrets import token_hex
 from typing import Protocol
 
 import msgspec
 
-from gateway.core.fleet import Event, LatencyHeard
+from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
-from gateway.ports import Clock, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Clock, Lease, StoreHealth
 from gateway.state import wire
+from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import Ask, GrantBook, Message, Served
 from gateway.state.keys import Keys, NewsKind
@@ -52,6 +55,9 @@ MAX_ASKS = 256
 CANCEL_AGAIN_S = 0.05
 
 
+_TIER = attrgetter("tier")
+
+
 class LinkFailed(Exception):
     """The store could not be reached, did not answer in time, or refused. Its text is fit for logs."""
 
@@ -66,7 +72,7 @@ class Link(Protocol):
     async def exchange(self, keys: Sequence[str], payload: bytes, deadline_s: float) -> bytes:
         """Runs lua/exchange.lua once. Raises LinkFailed; then it may have been run, or not."""
 
-    def news(self) -> AsyncIterator[bytes]:
+    def news(self) -> AsyncGenerator[bytes, None]:
         """The messages of the fleet's channel, as long as the connection lasts. Raises LinkFailed."""
 
     async def close(self) -> None: ...
@@ -109,12 +115,14 @@ class SharedStore:
         self.gateway_id = token_hex(8)
         self._book = GrantBook(expected_gateways)
         self._drains = DrainMarks()
+        self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
         self._exchange_s = 0.0  # what one takes, of late
         self._latency_due_s = float("-inf")
+        self._is_stopping = False
         self._is_failing = False
         self._strikes = 0
         self._backoff_s = 0.0
@@ -129,33 +137,31 @@ class SharedStore:
         return Lease(candidate) if candidate is not None else None
 
     async def lease(self, plan: Plan) -> Lease | None:
-        candidates: tuple[Candidate, ...] = plan.candidates
-        while candidates:
-            now_s = self._clock()
-            candidate = self._book.take(candidates, now_s)
-            if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
-                candidate = await self._ask(ask)
-                refused = ask.candidates
-            else:
-                refused = candidates
-            if candidate is None:
-                candidate = self._book.take_here(candidates, self._clock())
+        # Tier by tier: only when all of the fleet has no slot in one may a request spill to the next.
+        for _, group in groupby(plan.candidates, key=_TIER):
+            candidate = await self._lease_among(tuple(group))
             if candidate is not None:
                 return Lease(candidate)
-            candidates = tuple(c for c in candidates if c not in refused)
         return None
+
+    async def _lease_among(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        now_s = self._clock()
+        candidate = self._book.take(candidates, now_s)
+        if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
+            candidate = await self._ask(ask)
+        return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
 
     def release(self, lease: Lease) -> None:
         if not lease.is_released:
             lease.is_released = True
-            self._give_back(lease.candidate.backend.id)
+            self._give_back(lease.candidate)
 
     def leases_held(self, backend_id: str) -> int:
         slots = self._book.slots.get(backend_id)
         return slots.in_use if slots is not None else 0
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        self._book.set_limits(limits)
+    def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
+        self._book.set_limits(limits, caps)
         self._wake.set()
 
     # --- StateStore: the rest ------------------------------------------------------------------------
@@ -168,6 +174,7 @@ class SharedStore:
 
     async def stop(self) -> None:
         """Leaves the fleet: what is held here is free at once."""
+        self._is_stopping = True
         while running := [task for task in self._tasks if not task.done()]:
             # More than once: redis-py 8.1 at times swallows a cancellation and returns as if there was none.
             for task in running:
@@ -188,6 +195,10 @@ class SharedStore:
             gateways=self._book.gateways,
         )
 
+    def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
+        self._circuits.note(effect, self._clock())
+        self._wake.set()
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         self._drains.mark(name, for_s, self._clock())
         self._wake.set()
@@ -205,11 +216,11 @@ class SharedStore:
             if waiting.future.done() and not waiting.future.cancelled():
                 candidate = waiting.future.result()
                 if candidate is not None:
-                    self._give_back(candidate.backend.id)
+                    self._give_back(candidate)
             raise
 
-    def _give_back(self, backend_id: str) -> None:
-        if self._book.give_back(backend_id, self._clock()):
+    def _give_back(self, candidate: Candidate) -> None:
+        if self._book.give_back(candidate, self._clock()):
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
@@ -217,7 +228,7 @@ class SharedStore:
         future, candidate = waiting.future, served.candidate
         if future.done():
             if candidate is not None:
-                self._give_back(candidate.backend.id)
+                self._give_back(candidate)
             return
         if waiting.refused_s is None:
             waiting.refused_s = now_s
@@ -250,7 +261,7 @@ class SharedStore:
     # --- the tick ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             try:
                 await self._wait_until_due()
                 await self._exchange(FIRST_DEADLINE_S if self._is_failing else DEADLINE_S)
@@ -289,23 +300,26 @@ class SharedStore:
     async def _exchange(self, deadline_s: float) -> None:
         asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]
         asks = [waiting for waiting in asks if not waiting.future.done()]
-        now_s = self._started_exchange_s = self._clock()
-        message = self._book.compose(tuple(waiting.ask for waiting in asks), now_s)
         try:
-            raw = await self._link.exchange(*self._on_wire(message), deadline_s)
+            await self._carry(asks, deadline_s)
         except LinkFailed as failed:
-            self._company.observe_exchange(self._clock() - now_s, False)
+            self._company.observe_exchange(self._clock() - self._started_exchange_s, False)
             self._missed(failed, asks, deadline_s)
-            return
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or a mistake of ours: nobody may be left waiting for an answer that never comes.
             self._let_go_of_waiting(asks)
             raise
+
+    async def _carry(self, asks: list[_Waiting], deadline_s: float) -> None:
+        """Raises LinkFailed."""
+        sent_s = self._started_exchange_s = self._clock()
+        message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s)
+        raw = await self._link.exchange(*self._on_wire(message), deadline_s)
         now_s = self._clock()
-        self._company.observe_exchange(now_s - message.sent_s, True)
-        if self._is_failing and now_s - message.sent_s > DEADLINE_S:
-            # It had more time because it had to connect. If answers take so long, the next one fails again.
-            self._missed(LinkFailed("slow answers"), asks, deadline_s)
-            return
+        if self._is_failing and now_s - sent_s > DEADLINE_S:
+            # It had more time because it had to connect; the next one would be too late again.
+            raise LinkFailed("slow answers")
+        self._company.observe_exchange(now_s - sent_s, True)
         self._took(message, wire.decode(raw), asks, now_s)
 
     def _took(self, message: Message, reply: wire.Reply, asks: list[_Waiting], now_s: float) -> None:
@@ -321,7 +335,8 @@ class SharedStore:
             self._settle(waiting, one, now_s)
         if self._asks:
             self._wake.set()
-        for event in self._drains.heard(reply.drains_left_ms, now_s):
+        self._circuits.told()
+        for event in (*self._drains.heard(reply.drains_left_ms, now_s), *reply.openings):
             self._company.apply(event)
         for backend_id, summary in reply.latencies.items():
             self._company.apply(LatencyHeard(backend_id, summary))
@@ -331,7 +346,10 @@ class SharedStore:
         if message.sent_s >= self._latency_due_s:
             self._latency_due_s = message.sent_s + IDLE_TICK_S
             latency = self._company.latencies()
+        openings, closings = self._circuits.to_tell(message.sent_s)
         extras = wire.Extras(
+            openings=openings,
+            closings=closings,
             is_leaving=is_leaving,
             drains=self._drains.to_tell(message.sent_s),
             known_drains=self._drains.known(message.sent_s) if message.is_full else (),
@@ -375,10 +393,11 @@ class SharedStore:
     # --- news ----------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        while True:
+        while not self._is_stopping:
             try:
-                async for raw in self._link.news():
-                    self._hear(raw)
+                async with contextlib.aclosing(self._link.news()) as news:
+                    async for raw in news:
+                        self._hear(raw)
             except LinkFailed:
                 pass  # the exchanges fail too, and say so
             except Exception:
@@ -393,8 +412,15 @@ class SharedStore:
             return
         if sender == self.gateway_id:
             return
-        if kind == NewsKind.RECALL and rest:
+        if kind == NewsKind.RECALL:
             if self._book.recall(map(self._keys.backend_of, rest[0]), self._clock()):
                 self._wake.set()
         elif kind == NewsKind.DRAINS:
             self._wake.set()
+        elif kind == NewsKind.CIRCUITS:
+            openings, closings = rest
+            for opening in openings:
+                if (event := opening_heard(sender, tuple(opening))) is not None:
+                    self._company.apply(event)
+            for backend_id in closings:
+                self._company.apply(ClosingShared(sender, backend_id))

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.core.fleet import OpeningShared
 from gateway.core.latency import LatencySummary, merged
+from gateway.state.circuit_news import Opening, opening_heard
 from gateway.state.grants import TTL_S, Answer, Message, Result
 from gateway.state.keys import DRAINS_TTL_MS, KEY_TTL_MS, Keys
 
@@ -22,14 +24,20 @@ class Extras(NamedTuple):
     drains: Sequence[tuple[str, int]] = ()
     known_drains: Sequence[tuple[str, int]] = ()
     latency: Mapping[str, LatencySummary] | None = None
+    openings: Sequence[Opening] = ()
+    closings: Sequence[str] = ()
 
 
 class Reply(NamedTuple):
-    """`drains_left_ms` is every drain of the fleet; None there stands for one without an end."""
+    """`drains_left_ms` is every drain of the fleet; None there stands for one without an end.
+
+    `openings` are those of other gateways that no closing followed, for who has sent a full report.
+    """
 
     answer: Answer
     drains_left_ms: Mapping[str, int | None]
     latencies: Mapping[str, LatencySummary]
+    openings: Sequence[OpeningShared] = ()
 
 
 def encode(keys: Keys, gateway_id: str, message: Message, extras: Extras) -> tuple[list[str], bytes]:
@@ -46,23 +54,32 @@ def encode(keys: Keys, gateway_id: str, message: Message, extras: Extras) -> tup
         "asks": message.ask_indexes,
         "drains": extras.drains,
         "known_drains": extras.known_drains,
+        "openings": extras.openings,
+        "closings": extras.closings,
         "key_ttl_ms": KEY_TTL_MS,
         "drains_ttl_ms": DRAINS_TTL_MS,
     }
     if extras.latency is not None:
         told = {backend_id: (one.latency_s, one.samples) for backend_id, one in extras.latency.items()}
         request["latency"] = msgspec.json.encode(told).decode()
-    names = [keys.gateways, keys.drains, keys.latency, keys.news, *map(keys.grants, message.backend_ids)]
+    fixed = (keys.gateways, keys.drains, keys.latency, keys.news, keys.openings)
+    names = [*fixed, *map(keys.grants, message.backend_ids)]
     return names, msgspec.msgpack.encode(request)
 
 
 def decode(raw: bytes) -> Reply:
     """What the script returned."""
     fields = msgspec.msgpack.decode(raw)
-    status, gateways, born_ms, results, given, drains, latencies = (*fields, *(None,) * 7)[:7]
+    status, gateways, born_ms, results, given, drains, latencies, openings = (*fields, *(None,) * 8)[:8]
     slots = [Result(*result) for result in results or ()]
     answer = Answer(status, gateways or 1, born_ms or 0, slots, given or ())
-    return Reply(answer, _drains_of(drains or ()), _latencies_of(latencies or ()))
+    heard = [opening_heard(gateway_id, tuple(said)) for gateway_id, *said in openings or ()]
+    return Reply(
+        answer,
+        _drains_of(drains or ()),
+        _latencies_of(latencies or ()),
+        [opening for opening in heard if opening is not None],
+    )
 
 
 def _drains_of(flat: Sequence[Any]) -> dict[str, int | None]:

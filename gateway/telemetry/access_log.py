@@ -21,15 +21,17 @@ MAX_MODEL_CHARS = 128
 _MILLISECONDS = tuple(f"{ms:03d}Z" for ms in range(1000))
 
 
-def open_access_log(destination: str, wall_clock: Callable[[], float]) -> AccessLog | None:
+def open_access_log(
+    destination: str, wall_clock: Callable[[], float], is_shared: bool = False
+) -> AccessLog | None:
     """`destination` is as in the configuration: "-" for standard output, "off" (gives None) or a path.
 
-    Raises OSError for a path that cannot be opened.
+    `is_shared`: other processes write to it too. Raises OSError for a path that cannot be opened.
     """
     if destination == "off":
         return None
     sink = stdout_sink if destination == "-" else file_sink(destination)
-    return AccessLog(LineWriter(sink), wall_clock)
+    return AccessLog(LineWriter(sink, is_shared=is_shared), wall_clock)
 
 
 class AccessLog:
@@ -91,6 +93,7 @@ class AccessLog:
             "tier": record.tier,
             "backend": record.backend,
             "attempts": record.attempts,
+            "hedged": record.hedge is not None,
             "spill_reason": record.spill_reason,
             # Microseconds are all the clock is good for: 31.234, not 31.233999999.
             "ttft_ms": None if ttft_s is None else int(ttft_s * 1e6) / 1e3,

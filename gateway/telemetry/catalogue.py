@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 PREFIX = "spillway_"
@@ -16,6 +17,15 @@ EXCHANGE_BOUNDS_S = (2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02, 1e-
 OVERHEAD_BOUNDS_S = (5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02)
 
 
+class Across(StrEnum):
+    """How the numbers of several workers become one. The values are what the reference page says."""
+
+    SUM = "sum"
+    MAX = "largest"
+    MIN = "smallest"
+    ROOM = "limit - in_flight"
+
+
 class MetricSpec(NamedTuple):
     """One metric. `name` has no prefix; `kind` is counter, gauge or histogram (seconds)."""
 
@@ -24,6 +34,7 @@ class MetricSpec(NamedTuple):
     labels: tuple[str, ...]
     meaning: str
     bounds_s: tuple[float, ...] = ()
+    across: Across = Across.SUM
 
     @property
     def full_name(self) -> str:
@@ -59,10 +70,97 @@ RETRIES = MetricSpec(
     ("cluster", "reason"),
     "Attempts that failed and were followed by another; the cluster that failed, and how.",
 )
+RETRIES_DENIED = MetricSpec(
+    "retries_denied_total",
+    "counter",
+    ("cluster", "reason"),
+    "Failed attempts that another backend could have followed, had `retry.budget` not been spent; the "
+    "cluster that failed, and how.",
+)
+HEDGES = MetricSpec(
+    "hedges_total",
+    "counter",
+    ("cluster", "outcome"),
+    "Second attempts beside a first one, by the cluster they went to. `outcome` is won (its good answer went "
+    "to the client), failed (before it had one), or lost (anything else came first).",
+)
+BREAKER_STATE = MetricSpec(
+    "breaker_state",
+    "gauge",
+    _BACKEND,
+    "The circuit of a backend: 0 closed, 1 half-open, 2 open.",
+    across=Across.MAX,
+)
+BREAKER_OPENED = MetricSpec(
+    "breaker_opened_total",
+    "counter",
+    ("cluster", "backend", "reason"),
+    "Openings of a backend's circuit; `reason` is that of the failure that opened it, here or, when another "
+    "gateway's verdict did, there.",
+)
 IN_FLIGHT = MetricSpec("in_flight", "gauge", _BACKEND, "Attempts that this gateway runs on a backend now.")
-LIMIT = MetricSpec("limit", "gauge", _BACKEND, "The most attempts a backend may run at once.")
-HEADROOM = MetricSpec("headroom", "gauge", _BACKEND, "limit - in_flight, never below 0.")
+LIMIT = MetricSpec(
+    "limit", "gauge", _BACKEND, "The most attempts a backend may run at once.", across=Across.MAX
+)
+HEADROOM = MetricSpec("headroom", "gauge", _BACKEND, "limit - in_flight, never below 0.", across=Across.ROOM)
 LEASES_HELD = MetricSpec("leases_held", "gauge", _BACKEND, "Slots of a backend that this gateway holds now.")
+HEALTH_UP = MetricSpec(
+    "health_up",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "1 while the probes say that a backend may get work, 0 when they took it out; `probe` is `health` or "
+    "`synthetic`. Absent until the first result.",
+    across=Across.MIN,
+)
+HEALTH_AGE = MetricSpec(
+    "health_age_seconds",
+    "gauge",
+    ("cluster", "backend", "probe"),
+    "How long ago the last result of a probe came.",
+    across=Across.MIN,
+)
+HEALTH_WEIGHT = MetricSpec(
+    "health_weight_share",
+    "gauge",
+    _BACKEND,
+    "The share of its weight that a backend asks for in its agent words; 0 when it asks for no new work.",
+    across=Across.MIN,
+)
+READY_SHARE = MetricSpec(
+    "cluster_ready_share",
+    "gauge",
+    ("cluster",),
+    "Backends that may get new work, as a share of those configured.",
+    across=Across.MIN,
+)
+ENGINE_RUNNING = MetricSpec(
+    "engine_running",
+    "gauge",
+    _BACKEND,
+    "Requests that the engine says it runs, whoever sent them; absent when older than `stale_after`.",
+    across=Across.MAX,
+)
+ENGINE_WAITING = MetricSpec(
+    "engine_waiting",
+    "gauge",
+    _BACKEND,
+    "Requests that wait inside the engine; absent like `engine_running`.",
+    across=Across.MAX,
+)
+ENGINE_KV_CACHE = MetricSpec(
+    "engine_kv_cache_used_share",
+    "gauge",
+    _BACKEND,
+    "The used share of the engine's KV cache; absent like `engine_running`.",
+    across=Across.MAX,
+)
+ENGINE_AGE = MetricSpec(
+    "engine_reading_age_seconds",
+    "gauge",
+    _BACKEND,
+    "How old the last reading of an engine's metrics is.",
+    across=Across.MIN,
+)
 TTFT = MetricSpec(
     "ttft_seconds",
     "histogram",
@@ -89,9 +187,14 @@ STORE_DEGRADED = MetricSpec(
     "gauge",
     (),
     "1 while the shared store can't be reached and this gateway keeps its share of the limits by itself.",
+    across=Across.MAX,
 )
 STORE_GATEWAYS = MetricSpec(
-    "store_gateways", "gauge", (), "Gateways that share the limits, this one included, as last heard."
+    "store_gateways",
+    "gauge",
+    (),
+    "Gateways that share the limits, this one included, as last heard.",
+    across=Across.MAX,
 )
 STORE_EXCHANGE = MetricSpec(
     "store_exchange_seconds",
@@ -115,15 +218,42 @@ TELEMETRY_FAILURES = MetricSpec(
     "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
 )
 
+WORKERS = MetricSpec(
+    "workers", "gauge", ("state",), "Worker processes; `state` is ready, starting or draining."
+)
+WORKER_RESTARTS = MetricSpec(
+    "worker_restarts_total", "counter", (), "Workers that ended unasked and were started again."
+)
+WORKER_SCRAPES_MISSED = MetricSpec(
+    "worker_scrapes_missed_total",
+    "counter",
+    (),
+    "Scrapes that a worker did not answer within 1 s. Its gauges were left out then, and its counters stood "
+    "still.",
+)
+
+# What every gateway shows.
 CATALOGUE: tuple[MetricSpec, ...] = (
     REQUESTS,
     SPILLS,
     SHEDS,
     RETRIES,
+    RETRIES_DENIED,
+    HEDGES,
+    BREAKER_STATE,
+    BREAKER_OPENED,
     IN_FLIGHT,
     LIMIT,
     HEADROOM,
     LEASES_HELD,
+    HEALTH_UP,
+    HEALTH_AGE,
+    HEALTH_WEIGHT,
+    READY_SHARE,
+    ENGINE_RUNNING,
+    ENGINE_WAITING,
+    ENGINE_KV_CACHE,
+    ENGINE_AGE,
     TTFT,
     DURATION,
     OVERHEAD,
@@ -136,24 +266,42 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     TELEMETRY_FAILURES,
 )
 
+# What is shown beside it with `workers` above 1.
+WORKERS_CATALOGUE: tuple[MetricSpec, ...] = (WORKERS, WORKER_RESTARTS, WORKER_SCRAPES_MISSED)
+
+# The usual metrics of a process, where "sum" is not the answer.
+PROCESS_ACROSS = {
+    "process_start_time_seconds": Across.MIN,
+    "process_max_fds": Across.MIN,
+    "process_open_fds": Across.MAX,
+}
+
 _INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` on the admin port, in the Prometheus text format, or OpenMetrics when `Accept` asks for it.
 Label values come from the configuration, never from clients; a metric that would pass its bound of series
 counts further ones under `other`. Beside these come the usual `process_*` metrics.
+
+With `workers` above 1 the admin port shows all workers as one; the column "workers" says how. What a worker
+that has died had counted when it was last scraped stays in the sums; what it counted after that is lost.
 """
 
 
 def metrics_reference() -> str:
     """docs/metrics.md: every metric with type, labels and meaning."""
-    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for spec in CATALOGUE:
-        labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
-        rows.append(f"| `{spec.full_name}` | {spec.kind} | {labels} | {spec.meaning} |")
+    rows = [*_rows(CATALOGUE), "", "## With `workers` above 1", "", *_rows(WORKERS_CATALOGUE)]
     buckets = ["", "## Buckets", "", "Upper bounds in seconds; `+Inf` is always there too.", ""]
     for spec in CATALOGUE:
         if spec.bounds_s:
             bounds = ", ".join(f"{bound:g}" for bound in spec.bounds_s)
             buckets.append(f"- `{spec.full_name}`: {bounds}")
     return "\n".join([_INTRODUCTION, *rows, *buckets]) + "\n"
+
+
+def _rows(catalogue: tuple[MetricSpec, ...]) -> list[str]:
+    rows = ["| metric | type | labels | workers | meaning |", "|---|---|---|---|---|"]
+    for spec in catalogue:
+        labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
+        rows.append(f"| `{spec.full_name}` | {spec.kind} | {labels} | {spec.across} | {spec.meaning} |")
+    return rows

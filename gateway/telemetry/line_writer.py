@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 PAUSE_S = 0.1
 URGENT_BYTES = 256 * 1024
 MAX_LINES_PER_WRITE = 1000
+# What a pipe takes in one piece (PIPE_BUF on Linux): into a larger write another writer may break.
+MAX_BYTES_IN_ONE_PIECE = 4096
 STDOUT_FD = 1
 
 
@@ -45,7 +48,13 @@ class LineWriter:
     Raises OSError from the constructor when the sink cannot be opened.
     """
 
-    def __init__(self, open_sink: Callable[[], int], max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
+    def __init__(
+        self,
+        open_sink: Callable[[], int],
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        is_shared: bool = False,
+    ) -> None:
+        self._is_shared = is_shared
         self._open_sink = open_sink
         self._fd = open_sink()
         self._max_waiting_bytes = max_waiting_bytes
@@ -135,7 +144,21 @@ class LineWriter:
             self._reopen()
         while lines := self._lines[:MAX_LINES_PER_WRITE]:
             del self._lines[: len(lines)]
-            self._write_batch(b"".join(lines))
+            for batch in self._batches(lines):
+                self._write_batch(batch)
+
+    def _batches(self, lines: list[bytes]) -> Iterator[bytes]:
+        """All at once; where others write too, and the sink is no file, only what stays in one piece."""
+        if not self._is_shared or stat.S_ISREG(os.fstat(self._fd).st_mode):
+            yield b"".join(lines)
+            return
+        start = size = 0
+        for index, line in enumerate(lines):
+            if size and size + len(line) > MAX_BYTES_IN_ONE_PIECE:
+                yield b"".join(lines[start:index])
+                start, size = index, 0
+            size += len(line)
+        yield b"".join(lines[start:])
 
     def _write_batch(self, batch: bytes) -> None:
         # After a write that broke off inside a line, the next line must not be glued to that half.

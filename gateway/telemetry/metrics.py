@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from gateway.core.model import Outcome
+from gateway.core.model import Outcome, Reason
 from gateway.ports import RequestRecord
 from gateway.telemetry.catalogue import (
     DURATION_BOUNDS_S,
@@ -66,6 +66,9 @@ class Metrics:
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
         self.retries: dict[tuple[str, ...], int] = {}
+        self.retries_denied: dict[tuple[str, ...], int] = {}
+        self.hedges: dict[tuple[str, ...], int] = {}
+        self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
             (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
         }
@@ -94,9 +97,21 @@ class Metrics:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
         if record.error_code in SHED_CODES:
             _count(self.sheds, (record.error_code,))
-        if record.retries:
-            for retry in record.retries:
-                _count(self.retries, (retry.cluster, retry.reason.value))
+        if record.retries or record.hedge is not None or record.denied_retry is not None:
+            self._record_attempts(record)
+
+    def _record_attempts(self, record: RequestRecord) -> None:
+        for retry in record.retries:
+            _count(self.retries, (retry.cluster, retry.reason.value))
+        if record.denied_retry is not None:
+            cluster, reason = record.denied_retry
+            _count(self.retries_denied, (cluster, reason.value))
+        if record.hedge is not None:
+            _count(self.hedges, record.hedge)
+
+    def record_opening(self, cluster: str, backend_id: str, reason: Reason) -> None:
+        """Counts one opening of a backend's circuit."""
+        _count(self.openings, (cluster, backend_id, reason.value))
 
     def record_exchange(self, seconds: float, went_well: bool) -> None:
         """Counts one exchange with the shared store."""

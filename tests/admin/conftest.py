@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from fake_gateway import FakeGateway, Serve
 
+from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminSettings
 from gateway.admin.server import AdminServer
 
@@ -18,7 +19,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     async def start(token: str | None = None, host: str = "127.0.0.1") -> FakeGateway:
         gateway = FakeGateway()
-        server = AdminServer(AdminSettings(host, 0, token), gateway.ports())
+        server = AdminServer(AdminSettings(host, 0, token), OneGateway(gateway.ports()))
         await server.start()
         servers.append(server)
         gateway.port = server.port

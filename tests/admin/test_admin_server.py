@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from fake_gateway import ONE, SPOT, TWO, FakeGateway, Serve
 
+from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus
 from gateway.admin.server import AdminServer
-from gateway.core.fleet import AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
+from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained, FirstByteSeen, Ticked, UnknownName
+from gateway.core.model import Outcome, Reason
 
 DRAIN_HERE = "/api/v1/clusters/here/drain"
 
@@ -72,9 +78,29 @@ async def test_the_fleet_page_shows_tiers_in_order_with_their_numbers(serve: Ser
         "drained": False,
         "drained_for_s": None,
         "latency_ewma_ms": 250.0,
+        "circuit": {"state": "closed", "trigger": None, "reason": None, "for_s": None},
+        "health": None,
     }
+    assert here["capacity"] == {"ready": 1, "expected": 2, "share": 0.5}
     assert (two["drained"], two["drained_for_s"]) == (True, 30.5)
     assert page["in_flight"] == 4
+
+
+async def test_the_fleet_page_says_why_a_circuit_is_open_and_for_how_long(serve: Serve) -> None:
+    gateway = await serve()
+    for _ in range(5):
+        gateway.apply(AttemptStarted(ONE))
+        gateway.apply(AttemptFinished(ONE, Outcome.of(Reason.RESET)))
+    gateway.now_s += 0.25
+    page = (await gateway.ask("GET", "/api/v1/fleet")).json
+    one, two = page["tiers"][0]["clusters"][0]["backends"]
+    assert one["circuit"] == {"state": "open", "trigger": "consecutive", "reason": "reset", "for_s": 0.25}
+    assert two["circuit"]["state"] == "closed"
+    gateway.now_s += 1.0
+    gateway.apply(Ticked())
+    page = (await gateway.ask("GET", "/api/v1/fleet")).json
+    one, _ = page["tiers"][0]["clusters"][0]["backends"]
+    assert one["circuit"] == {"state": "half_open", "trigger": "consecutive", "reason": "reset", "for_s": 0.0}
 
 
 async def test_the_fleet_page_of_an_idle_fleet_and_no_secrets(serve: Serve) -> None:
@@ -149,7 +175,7 @@ async def test_a_name_that_a_reload_took_away_meanwhile_is_404(serve: Serve) -> 
         raise UnknownName("here")
 
     object.__setattr__(gateway, "apply", gone)
-    server = AdminServer(AdminSettings("127.0.0.1", 0), gateway.ports())
+    server = AdminServer(AdminSettings("127.0.0.1", 0), OneGateway(gateway.ports()))
     await server.start()
     gateway.port = server.port
     answer = await gateway.ask("POST", DRAIN_HERE)
@@ -266,8 +292,26 @@ def test_an_empty_token_is_a_mistake_and_a_token_is_never_shown() -> None:
 async def test_a_taken_port_is_an_os_error_and_leaves_nothing_behind(serve: Serve) -> None:
     gateway = await serve()
     ports: AdminPorts = gateway.ports()
-    server = AdminServer(AdminSettings("127.0.0.1", gateway.port), ports)
+    server = AdminServer(AdminSettings("127.0.0.1", gateway.port), OneGateway(ports))
     with pytest.raises(OSError):
         await server.start()
     await server.stop()
     assert (await gateway.ask("GET", "/livez")).status == 200
+
+
+def test_without_the_c_parser_of_aiohttp_the_gateway_does_not_start(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen: 127.0.0.1:0\nadmin: {listen: '127.0.0.1:0'}\n"
+        "clusters: [{name: a, limit: 1, backends: ['http://127.0.0.1:9']}]\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", "serve", "-c", str(config)],
+        env=os.environ | {"AIOHTTP_NO_EXTENSIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert ended.returncode == 1
+    assert "can't start: aiohttp runs without its C parser" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -75,7 +75,8 @@ async def test_kill_9_of_the_primary_costs_only_answers_that_had_begun(tmp_path)
         reborn = start_engine(*ENGINE, port=primary.port)
         with running(reborn):
             returned_s = asyncio.get_running_loop().time()
-            await load.run(1.0)
+            # Its circuit is open: a probe at 1 s may have come too early, the next comes 2 s later.
+            await load.run(4.0)
             await load.finish()
             broken = [told for told in load.told if told.status != 200 or not told.is_whole]
             assert all(told.had_bytes for told in broken), "an error without a byte: it could have moved on"

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from gateway.config import BackendEndpoint, Config, UpstreamTls, clusters_of, endpoints_of, parse
+from gateway.config.fleet import breaker_of
+from gateway.core.breaker import BreakerSettings
 from gateway.core.fleet import Fleet, FleetConfigured
-from gateway.core.model import Backend, Cluster
+from gateway.core.model import Backend, Cluster, HealthRules
 
 TEXT = """
 tiers: [near, far]
@@ -88,3 +90,42 @@ def test_no_secret_shows_in_an_endpoint(config: Config) -> None:
 def test_one_backend_in_two_clusters_has_two_ids(tmp_path: Path) -> None:
     text = "clusters:\n- {name: a, limit: 1, backends: [http://x]}\n- {name: b, limit: 1, backends: [http://x]}\n"
     assert list(endpoints_of(parse(text, "g.yaml", tmp_path, {}))) == ["a@x:80", "b@x:80"]
+
+
+@pytest.mark.parametrize(
+    ("section", "rules"),
+    [
+        ("weight: 1", None),
+        ("health: {rise: 5, fall: 6}", HealthRules(5, 6, 10.0, True, False)),
+        ("health: {synthetic: {}}", HealthRules(2, 3, 10.0, True, True)),
+        ("engine_metrics: {stale_after: 4s}", HealthRules(2, 3, 4.0, False, False)),
+        ("health:\n  engine_metrics: {}", HealthRules(2, 3, 10.0, True, False)),
+    ],
+)
+def test_rules_of_health_in_the_terms_of_the_core(section: str, rules: HealthRules | None) -> None:
+    text = f"clusters:\n- name: a\n  limit: 1\n  backends: [http://x, http://y]\n  {section}\n"
+    (cluster,) = clusters_of(parse(text, "g.yaml", ".", {}))
+    assert [backend.health for backend in cluster.backends] == [rules, rules]
+
+
+def test_the_breaker_in_the_terms_of_the_core(config: Config) -> None:
+    assert breaker_of(config) == BreakerSettings()
+    text = (
+        "breaker: {consecutive: 7, ratio: 0.25, min_samples: 9, window: 3s, open: 2s, open_max: 4s, "
+        "slow_start: 0s}\n"
+    )
+    changed = breaker_of(parse(text + TEXT, "g.yaml", ".", {}))
+    assert changed == BreakerSettings(
+        consecutive=7, ratio=0.25, min_samples=9, window_s=3.0, open_s=2.0, open_max_s=4.0, slow_start_s=0.0
+    )
+
+
+def test_a_hedge_is_off_unless_asked_for(config: Config) -> None:
+    assert config.hedge is None
+    for text, after_s in (
+        ("hedge:\n", 0.0),
+        ("hedge: {after: p95}\n", 0.0),
+        ("hedge: {after: 80ms}\n", 0.08),
+    ):
+        hedge = parse(text + TEXT, "g.yaml", ".", {}).hedge
+        assert hedge is not None and (hedge.after_s, hedge.budget) == (after_s, 0.05)

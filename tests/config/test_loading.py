@@ -78,6 +78,20 @@ def test_a_private_url_takes_the_place_of_none_and_keeps_the_fleet(tmp_path: Pat
     assert (state.url.reveal(), state.fleet) == ("unix:///x", "prod")
 
 
+def test_the_defaults_of_health() -> None:
+    lines = "health: {path: /health, interval: 2s}, engine_metrics: {}"
+    (cluster,) = parsed(CLUSTERS.replace("limit: 8", f"limit: 8, {lines}")).clusters
+    health, metrics = cluster.health, cluster.engine_metrics
+    assert health is not None
+    assert metrics is not None
+    assert (health.path, health.tcp, health.agent, health.synthetic) == ("/health", False, True, None)
+    assert (health.interval_s, health.timeout_s, health.rise, health.fall) == (2, 1, 2, 3)
+    assert (metrics.path, metrics.port) == ("/metrics", None)
+    assert (metrics.interval_s, metrics.timeout_s, metrics.stale_after_s) == (2, 1, 10)
+    assert parsed(CLUSTERS).clusters[0].health is None
+    assert parsed(CLUSTERS).clusters[0].engine_metrics is None
+
+
 def test_a_section_without_entries_keeps_its_defaults() -> None:
     assert parsed("timeouts:\n  # stall: 1s\n" + CLUSTERS).timeouts == parsed(CLUSTERS).timeouts
 

@@ -12,10 +12,12 @@ from gateway.config import ConfigError, parse
 WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
-    "known here: access_log, admin, cluster_policy, clusters, drain_timeout, expose_routing, listen, "
-    "max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
+    "known here: access_log, admin, breaker, cluster_policy, clusters, drain_timeout, expose_routing, hedge, "
+    "listen, max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
 )
-STATE_SCHEMES = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://"
+STATE_SCHEMES = (
+    "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
+)
 GOOD_CLUSTERS = "clusters: [{name: here, limit: 8, backends: [http://127.0.0.1:9001]}]\n"
 
 
@@ -122,6 +124,21 @@ def with_backend(backend: str) -> str:
             "state: {url_file: gone}",
             "state.url_file: file 'gone' does not exist; paths are relative to the configuration file",
         ),
+        ("retry: {budget: 1.5}", "retry.budget: must be at most 1, not 1.5"),
+        ("retry: {budget: 20%}", "retry.budget: must be a number, not 20%"),
+        (
+            "hedge: {after: p99}",
+            "hedge.after: must be p95 or a duration, not p99; write a number and a unit: 250ms, 2s, 5m or 1h",
+        ),
+        ("hedge: {after: 0s}", "hedge.after: must be p95 or at least 1ms, not 0s"),
+        ("hedge: {after: 200}", "hedge.after: must be p95 or a duration, not 200; did you mean '200s'?"),
+        ("hedge: {after: 200h}", "hedge.after: must be at most 168h, not 200h"),
+        ("hedge: {budget: 0}", "hedge.budget: must be above 0, not 0"),
+        ("hedge: {budget: 0.3}", "hedge.budget: must be at most retry.budget, 0.2"),
+        ("breaker: {consecutive: 0}", "breaker.consecutive: must be at least 1, not 0"),
+        ("breaker: {ratio: 0}", "breaker.ratio: must be above 0, not 0"),
+        ("breaker: {open: 5s, open_max: 2s}", "breaker.open_max: must be at least open, 5s"),
+        ("breaker: {open: 2m}", "breaker.open: must be at most open_max, 1m; raise open_max too"),
         ("hold: {max_wait: 1s}", f"hold: unknown key; {KNOWN_AT_TOP}"),
         ("on: 1", f"on: unknown key; {KNOWN_AT_TOP}"),
     ],
@@ -130,10 +147,46 @@ def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
     assert mistakes(at_top(line), tmp_path) == [f"g.yaml:1: {expected}"]
 
 
+def test_a_hedge_is_a_second_attempt() -> None:
+    assert mistakes(at_top("hedge: {after: 100ms}\nretry: {attempts: 1}")) == [
+        "g.yaml:1: hedge: has no effect with retry.attempts: 1; a hedge is a second attempt: allow 2"
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("lmit: 8", "lmit: unknown key; did you mean 'limit'?"),
+        ("health: {pth: /health}", "health.pth: unknown key; did you mean 'path'?"),
+        ("health: true", "health: must be a mapping, not one value"),
+        ("health: {path: health}", "health.path: must start with '/', not 'health'; did you mean '/health'?"),
+        ("health: {path: /a/*}", "health.path: must be one path, not '/a/*'; remove the '*'"),
+        ("health: {rise: 0}", "health.rise: must be at least 1, not 0"),
+        ("health: {fall: 0}", "health.fall: must be at least 1, not 0"),
+        ("health: {interval: 1ms}", "health.interval: must be at least 10ms, not 1ms"),
+        ("health: {interval: 1s, timeout: 2s}", "health.timeout: must be at most interval, 1s"),
+        ("health: {interval: 0s, timeout: 2s}", "health.interval: must be at least 10ms, not 0s"),
+        (
+            "health: {tcp: true, path: /health}",
+            "health.path: has no effect with tcp: true; remove one of the two",
+        ),
+        (
+            "health: {tcp: true, agent: true}",
+            "health.agent: has no effect with tcp: true; remove one of the two",
+        ),
+        (
+            "health: {synthetic: {path: /v1/embeddings}}",
+            "health.synthetic.path: must be one of /v1/chat/completions, /v1/completions; "
+            "did you mean '/v1/completions'?",
+        ),
+        (
+            "health: {synthetic: {model: 'm-*'}}",
+            "health.synthetic.model: must be one model, not the pattern 'm-*'",
+        ),
+        ("health: {synthetic: {timeout: 31s}}", "health.synthetic.timeout: must be at most interval, 30s"),
+        ("engine_metrics: {port: 0}", "engine_metrics.port: must be at least 1, not 0"),
+        ("engine_metrics: {stale_after: 1s}", "engine_metrics.stale_after: must be at least interval, 2s"),
+        ("engine_metrics: {timeout: 3s}", "engine_metrics.timeout: must be at most interval, 2s"),
         ("Tier: spot", "Tier: unknown key; did you mean 'tier'?"),
         ("tier: spt", "tier: must be one of the tiers (primary, backup, spot), not spt"),
         ("weight: 0", "weight: must be above 0, not 0"),

@@ -83,6 +83,52 @@ async def test_what_is_given_without_asking_is_what_asking_would_give(store):
     assert await taken(store, "a", "b") == expected
 
 
+async def test_a_gateway_may_be_told_to_hold_less_than_the_limit(store):
+    store.set_limits({"a": 5, "b": 5}, {"a": 2})
+    assert [await taken(store, "a", "b") for _ in range(3)] == ["a", "a", "b"]
+    store.set_limits({"a": 5, "b": 5})
+    assert await taken(store, "a", "b") == "a"
+
+
+def probe_of(backend_id: str) -> Plan:
+    plan = plan_over(backend_id)
+    return plan._replace(candidates=(plan.candidates[0]._replace(is_probe=True, generation=3),))
+
+
+async def test_a_backend_has_one_probe_permit_beside_its_slots(store):
+    store.set_limits({"a": 3, "b": 1})
+    probe = await store.lease(probe_of("a"))
+    assert store.leases_held("a") == 1
+    assert await store.lease(probe_of("a")) is None, "a second probe"
+    assert await store.lease(probe_of("b")) is not None, "each backend has its own"
+    store.release(probe)
+    store.release(probe)
+    assert store.leases_held("a") == 0
+    again = await store.lease(probe_of("a"))
+    assert again is not None
+    assert again.candidate.is_probe
+
+
+async def test_a_probe_needs_a_slot_too(store):
+    store.set_limits({"a": 1})
+    work = await store.lease(plan_over("a"))
+    assert await store.lease(probe_of("a")) is None
+    store.release(work)
+    assert await store.lease(probe_of("a")) is not None
+    assert await taken(store, "a") is None
+
+
+async def test_who_gets_no_permit_goes_to_the_next_candidate(store):
+    store.set_limits({"a": 3, "b": 3})
+    both = Plan((*probe_of("a").candidates, *plan_over("b").candidates), "primary")
+    served = [(await store.lease(both)).candidate for _ in range(3)]
+    assert [(candidate.backend.id, candidate.is_probe) for candidate in served] == [
+        ("a", True),
+        ("b", False),
+        ("b", False),
+    ]
+
+
 @pytest.mark.parametrize("steps", range(4))
 async def test_cancelled_while_it_asks_it_leaves_no_slot_taken(store, steps):
     store.set_limits({"a": 1})

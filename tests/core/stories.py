@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gateway.core.fleet import AttemptFinished, AttemptStarted, Event, Fleet, FleetConfigured
-from gateway.core.model import SUCCESS, Backend, Cluster, Plan, RequestFacts, Shed
+from gateway.core.fleet import (
+    AttemptFinished,
+    AttemptStarted,
+    Effect,
+    Event,
+    Fleet,
+    FleetConfigured,
+    Ticked,
+)
+from gateway.core.model import SUCCESS, Backend, Cluster, Outcome, Plan, Reason, RequestFacts, Shed
 from gateway.core.routing import plan_route
 
 TIERS = ("primary", "backup", "spot")
@@ -49,6 +57,33 @@ def starts(fleet: Fleet, backend_id: str, times: int = 1, at_s: float = 0.0) -> 
 
 def finishes(fleet: Fleet, backend_id: str, times: int = 1, at_s: float = 0.0) -> None:
     tell(fleet, *[AttemptFinished(backend_id, SUCCESS)] * times, at_s=at_s)
+
+
+def drops(
+    fleet: Fleet, backend_id: str, times: int = 1, reason: Reason = Reason.RESET, at_s: float = 0.0
+) -> list[Effect]:
+    """Whole attempts that fail, one after the other, each under the circuit's generation of the moment."""
+    return ends(fleet, backend_id, reason, times, at_s)
+
+
+def ends(fleet: Fleet, backend_id: str, reason: Reason, times: int = 1, at_s: float = 0.0) -> list[Effect]:
+    effects: list[Effect] = []
+    for _ in range(times):
+        generation = fleet.view.backends[backend_id].breaker.generation
+        effects += fleet.apply(AttemptStarted(backend_id, generation, 700), at_s)
+        finished = AttemptFinished(backend_id, Outcome.of(reason), None, 0.01, generation)
+        if reason is Reason.COMPLETED:
+            finished = finished._replace(ttft_s=0.01, elapsed_s=None)
+        effects += fleet.apply(finished, at_s)
+    return effects
+
+
+def ticks(fleet: Fleet, until_s: float, from_s: float = 0.0) -> list[tuple[float, Effect]]:
+    """Every half second; what was asked to be done, and when."""
+    asked: list[tuple[float, Effect]] = []
+    for half in range(round(from_s * 2) + 1, round(until_s * 2) + 1):
+        asked += [(half / 2, effect) for effect in fleet.apply(Ticked(), half / 2)]
+    return asked
 
 
 def answers(fleet: Fleet, backend_id: str, ttft_s: float, at_s: float = 0.0) -> None:

@@ -67,7 +67,10 @@ def test_headroom_is_never_negative():
 def test_an_attempt_gives_its_slot_back_however_it_ended(reason):
     fleet = fleet_of(TWO)
     assert fleet.apply(AttemptStarted("a"), 0.0) == ()
-    assert fleet.apply(AttemptFinished("a", Outcome.of(reason)), 1.0) == ()
+    effects = fleet.apply(AttemptFinished("a", Outcome.of(reason)), 1.0)
+    assert effects == (
+        (SetLimits({"a": 2, "b": 3, "c": 4}, {"a": 1}),) if reason is Reason.BACKEND_FULL else ()
+    )
     assert in_flight(fleet)["a"] == 0
 
 

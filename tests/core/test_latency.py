@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.latency import DECAY_S, INITIAL_S, PeakEwma, SlotGap
+from gateway.core.latency import DECAY_S, INITIAL_S, MAX_PENALTY_S, PeakEwma, SlotGap
 
 
 def ewma(*samples: tuple[float, float]) -> PeakEwma:
@@ -109,3 +109,40 @@ def test_the_gap_begins_with_the_work_and_not_with_the_slot_freed_before_a_pause
     gap.work_began(5000.0)
     gap.slot_freed(5002.0)
     assert gap.gap_s == pytest.approx(2.0)
+
+
+# --- what did not succeed ----------------------------------------------------------------------------
+
+
+def test_an_abandoned_wait_can_only_raise_the_average():
+    average = ewma((0.2, 0.0))
+    average.waited(0.1, 0.0)
+    assert average.value_s(0.0) == 0.2, "a client in a hurry says nothing good"
+    average.waited(1.0, 0.0)
+    assert average.value_s(0.0) == 1.0
+
+
+def test_a_fast_failure_never_looks_fast_and_each_one_in_a_row_looks_worse():
+    average = ewma((0.2, 0.0))
+    seen = []
+    for _ in range(8):
+        average.failed(0.005, 0.0)
+        seen.append(average.value_s(0.0))
+    assert seen == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, MAX_PENALTY_S, MAX_PENALTY_S]
+    slow = ewma((0.2, 0.0))
+    slow.failed(90.0, 0.0)
+    assert slow.value_s(0.0) == 90.0
+
+
+def test_a_newcomer_that_fails_is_not_cheaper_than_one_that_works():
+    newcomer, known = PeakEwma(), ewma((0.5, 0.0))
+    newcomer.failed(0.001, 0.0)
+    assert newcomer.value_s(0.0) > known.value_s(0.0)
+
+
+def test_a_new_beginning_forgives_what_is_worse_than_typical():
+    average = ewma((30.0, 0.0))
+    average.forgive(0.4)
+    assert average.value_s(0.0) == 0.4
+    average.forgive(2.0)
+    assert average.value_s(0.0) == 0.4

@@ -22,6 +22,8 @@ VERDICTS = {
     Reason.TOTAL_TIMEOUT: Verdict.DROPPED,
     Reason.TRUNCATED: Verdict.DROPPED,
     Reason.BAD_RESPONSE: Verdict.DROPPED,
+    Reason.OVERTAKEN: Verdict.IGNORED,
+    Reason.HUNG: Verdict.DROPPED,
 }
 
 

@@ -199,3 +199,28 @@ def test_the_first_that_fires_decides_and_slow_adds_to_it() -> None:
     drawn = [faults.draw() for _ in range(2)]
     assert [draw.fault for draw in drawn] == [first, second]
     assert [draw.slow_factor for draw in drawn] == [3.0, 3.0]
+
+
+async def test_health_answers_as_it_is_told(start_engine, dial) -> None:
+    engine = await start_engine()
+    wire = await dial(engine)
+
+    async def tell(body: bytes) -> int:
+        head = f"POST /mock/health HTTP/1.1\r\nHost: mock\r\nContent-Length: {len(body)}\r\n\r\n"
+        wire.writer.write(head.encode() + body)
+        return (await wire.answer()).status
+
+    assert await tell(b'{"status": 503, "body": "drain 50%"}') == 200
+    wire.get("/health")
+    answer = await wire.answer()
+    assert (answer.status, answer.body) == (503, b"drain 50%")
+    for wrong in (b"[]", b"{", b'{"status": 99}', b'{"hang": 1}', b'{"bdy": ""}'):
+        assert await tell(wrong) == 400
+    assert await tell(b'{"hang": true}') == 200
+    silent = await dial(engine)
+    silent.get("/health")
+    assert await silent.is_silent()
+    assert await tell(b"{}") == 200
+    wire.get("/health")
+    answer = await wire.answer()
+    assert (answer.status, answer.body) == (200, b"")

@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 
 import h11
 
+from gateway.core.model import Plan
+from gateway.ports import Lease, StateStore
+
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'
 WITHIN_S = 3.0
@@ -366,6 +369,29 @@ class Client:
     def reset(self) -> None:
         linger_on(self.writer.transport)
         self.writer.transport.abort()
+
+
+class WaitingStore:
+    """A store that is asked and does not answer, until `may_answer` is set."""
+
+    def __init__(self, inner: StateStore) -> None:
+        self._inner = inner
+        self.may_answer = asyncio.Event()
+        self.waiting = 0
+
+    def lease_now(self, plan: Plan) -> Lease | None:
+        return None
+
+    async def lease(self, plan: Plan) -> Lease | None:
+        self.waiting += 1
+        try:
+            await self.may_answer.wait()
+        finally:
+            self.waiting -= 1
+        return await self._inner.lease(plan)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 async def settled(predicate: Callable[[], bool], within_s: float = 1.0) -> bool:

@@ -55,8 +55,15 @@ class Engine(Process):
         return int(match[1])
 
     def set_faults(self, *faults: dict[str, Any]) -> None:
-        body = json.dumps({"faults": faults}).encode()
-        request = urllib.request.Request(f"{self.url}/mock/faults", body, method="POST")
+        self._tell("faults", {"faults": faults})
+
+    def set_health(self, **answer: Any) -> None:
+        """What /health answers from now on: `status`, `body`, or `hang`; nothing named is 200."""
+        self._tell("health", answer)
+
+    def _tell(self, what: str, settings: dict[str, Any]) -> None:
+        body = json.dumps(settings).encode()
+        request = urllib.request.Request(f"{self.url}/mock/{what}", body, method="POST")
         urllib.request.urlopen(request, timeout=5).close()
 
 

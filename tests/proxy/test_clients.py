@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -17,9 +18,8 @@ from tests.proxy.processes import running, start_engine, start_gateway_process
 MESSAGES = [{"role": "user", "content": "Say something."}]
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory):
-    """One engine behind a gateway: what an engine does is what the client gets."""
+@contextmanager
+def one_engine(folder):
     engine = start_engine("--ttft", "5ms", "--tpot", "2ms", "--model", "m")
     gateway = start_gateway_process(
         f"""
@@ -27,10 +27,24 @@ timeouts: {{first_byte: 300ms, stall: 300ms}}
 clusters:
 - {{name: only, limit: 2, backends: ['{engine.url}'], models: [m]}}
 """,
-        tmp_path_factory.mktemp("clients"),
+        folder,
     )
     with running(gateway, engine):
         yield gateway, engine
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """One engine behind a gateway: what an engine does is what the client gets."""
+    with one_engine(tmp_path_factory.mktemp("clients")) as made:
+        yield made
+
+
+@pytest.fixture
+def healthy_fleet(tmp_path):
+    """One that no other test has hurt: its circuit is closed and both its slots are there."""
+    with one_engine(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -161,10 +175,11 @@ def test_the_client_does_not_repeat_what_the_gateway_has_tried(client, engine):
     assert engine.counter("requests_total") == before + 1
 
 
-async def test_the_client_waits_as_long_as_it_is_told_and_then_has_room(async_client, engine):
+async def test_the_client_waits_as_long_as_it_is_told_and_then_has_room(healthy_fleet):
     """Two fill the cluster; the third is refused with retry-after-ms, and its own retries bring it in."""
+    gateway, engine = healthy_fleet
     engine.set_faults({"kind": "slow", "factor": 20})
-    patient = async_client.with_options(max_retries=8)
+    patient = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="canary", max_retries=8)
     ask = patient.chat.completions.create
     busy = [
         asyncio.ensure_future(
@@ -178,6 +193,7 @@ async def test_the_client_waits_as_long_as_it_is_told_and_then_has_room(async_cl
     assert raw.status_code == 200 and raw.retries_taken >= 1
     assert time.monotonic() - began_s < 5
     await asyncio.gather(*busy)
+    await patient.close()
 
 
 curl = shutil.which("curl")

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.core.model import Outcome, Reason
-from tests.proxy.dialogue import BODY, HANG, chunk, event_stream, post, settled
+from tests.proxy.dialogue import BODY, HANG, WaitingStore, chunk, event_stream, post, settled
 
 AT_ONCE_S = 0.3
 EVENT = b"data: 1\n\n"
@@ -92,6 +92,22 @@ async def test_while_the_gateway_connects(start_gateway, deaf_port):
     assert await settled(lambda: gateway.in_flight == 1)
     client.reset()
     assert await settled(lambda: gateway.is_clean, AT_ONCE_S)
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_while_it_waits_for_a_slot(pair, how):
+    gateway, backend = pair
+    inner = gateway.plane.store
+    gateway.plane.store = store = WaitingStore(inner)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: store.waiting == 1)
+    leave(client, how)
+    assert await settled(lambda: gateway.is_clean and store.waiting == 0, AT_ONCE_S)
+    store.may_answer.set()
+    await asyncio.sleep(0.01)
+    assert not backend.requests and gateway.is_clean
+    gateway.plane.store = inner
 
 
 async def test_at_once_after_the_request(pair):

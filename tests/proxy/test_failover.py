@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway.core.fleet import Drained, Undrained
 from tests.proxy.dialogue import BODY, HANG, Ending, chunk, event_stream, post, reply, settled
 
 OWN_ERROR = b'{"error":{"message":"theirs"}}'
@@ -238,3 +239,87 @@ async def test_a_connection_whose_answer_was_held_serves_again(two):
     answer = await gateway.ask(post())
     assert (answer.header("x-spillway-cluster"), answer.status) == ("primary", 200)
     assert [request.connection for request in primary.requests] == [0, 0]
+
+
+@pytest.fixture
+async def three(start_backend, start_gateway):
+    """A gateway before one backend in each tier."""
+    backends = [await start_backend() for _ in range(3)]
+    return await start_gateway("timeouts: {first_byte: 200ms}", *backends), backends
+
+
+@pytest.mark.parametrize("is_cluster", [True, False], ids=["cluster", "backend"])
+async def test_who_was_drained_while_an_attempt_ran_is_not_tried(three, is_cluster):
+    gateway, (primary, backup, spot) = three
+    primary.will(HANG)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+    gateway.gateway.apply(Drained("backup" if is_cluster else f"backup@127.0.0.1:{backup.port}"))
+    answer = await client.answer()
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "spot")
+    assert answer.header("x-spillway-attempts") == "2"
+    assert not backup.requests and len(spot.requests) == 1
+
+
+async def test_when_all_others_were_drained_meanwhile_the_failure_is_told(three):
+    gateway, (primary, backup, spot) = three
+    primary.will(HANG)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+    for name in ("backup", "spot"):
+        gateway.gateway.apply(Drained(name))
+    assert (await client.answer()).status == 504
+    assert not backup.requests and not spot.requests
+    for name in ("backup", "spot"):
+        gateway.gateway.apply(Undrained(name))
+
+
+async def test_an_error_answer_passes_when_all_others_were_drained_meanwhile(three):
+    gateway, (primary, backup, spot) = three
+    drained = asyncio.Event()
+    primary.will(drained, reply(OWN_ERROR, status="503 Full"))
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+    for name in ("backup", "spot"):
+        gateway.gateway.apply(Drained(name))
+    drained.set()
+    answer = await client.answer()
+    assert (answer.status, answer.body) == (503, OWN_ERROR)
+    assert not backup.requests and not spot.requests
+
+
+async def test_nobody_is_tried_twice_in_one_request(start_backend, start_gateway):
+    """Two backends in one cluster: planned anew, the one that failed would stand first again."""
+    backends = [await start_backend() for _ in range(2)]
+    urls = ", ".join(f"'{backend.url}'" for backend in backends)
+    gateway = await start_gateway(
+        f"retry: {{attempts: 5}}\nclusters: [{{name: a, limit: 8, backends: [{urls}]}}]"
+    )
+    for backend in backends:
+        backend.default = [Ending.RST]
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+    assert [len(backend.requests) for backend in backends] == [1, 1]
+    (record,) = gateway.records
+    assert record.attempts == 2
+
+
+async def test_a_defect_while_it_plans_anew_costs_the_request_and_nothing_else(two, monkeypatch):
+    gateway, primary, backup = two
+    primary.will(HANG)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.proxy.route.plan_again", fail)
+        answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert await settled(lambda: gateway.is_clean)
+    assert not backup.requests

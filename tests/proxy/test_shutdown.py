@@ -7,7 +7,17 @@ import time
 
 import pytest
 
-from tests.proxy.dialogue import BODY, HANG, LAST_CHUNK, Client, chunk, event_stream, post, settled
+from tests.proxy.dialogue import (
+    BODY,
+    HANG,
+    LAST_CHUNK,
+    Client,
+    WaitingStore,
+    chunk,
+    event_stream,
+    post,
+    settled,
+)
 
 EVENT = b"data: 1\n\n"
 
@@ -111,6 +121,41 @@ async def test_what_has_no_byte_yet_gets_an_answer_and_no_other_attempt(start_ba
     answer = await client.answer()
     assert answer.status == 503 and answer.error
     assert not backup.requests
+    await gateway.stop()
+
+
+async def test_what_still_connects_gets_an_answer_and_no_other_attempt(
+    start_backend, start_gateway, deaf_port
+):
+    backup = await start_backend()
+    gateway = await start_gateway(
+        "timeouts: {connect: 30s}\ndrain_timeout: 200ms\nclusters:\n"
+        f"- {{name: deaf, limit: 8, backends: ['http://127.0.0.1:{deaf_port}']}}\n"
+        f"- {{name: backup, tier: backup, limit: 8, backends: ['{backup.url}']}}"
+    )
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: gateway.in_flight == 1)
+    assert await gateway.gateway.drain() is False
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (503, "no_backend")
+    assert (answer.header("connection"), answer.header("x-should-retry")) == ("close", None)
+    assert await client.rest() == b""
+    assert gateway.is_clean and not backup.requests
+    await gateway.stop()
+
+
+async def test_what_waits_for_a_slot_gets_an_answer(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("drain_timeout: 200ms", backend)
+    gateway.plane.store = store = WaitingStore(gateway.plane.store)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: store.waiting == 1)
+    assert await gateway.gateway.drain() is False
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"], answer.header("connection")) == (503, "no_backend", "close")
+    assert store.waiting == 0 and gateway.is_clean and not backend.requests
     await gateway.stop()
 
 

@@ -138,6 +138,97 @@ async def test_an_answer_without_length_that_is_reset_is_cut(pair):
     assert not answer.is_whole
 
 
+OPEN_ENDED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def ended(gateway) -> tuple[str, str, str | None]:
+    """What the one request counts as."""
+    (record,) = gateway.records
+    gateway.records.clear()
+    return record.outcome.verdict, record.outcome.reason, record.error_code
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"",
+        b'data: {"content":"data: [DONE]"}\n\n',
+        b": data: [DONE]\n\n",
+        b"data: [DON",
+        b"data: [DONE] \n\n",
+    ],
+    ids=["nothing", "in-json", "in-comment", "half", "with-more"],
+)
+async def test_an_open_ended_stream_without_done_is_not_whole(pair, last):
+    """FAULTS RS-41, SS-03: the FIN of a killed engine looks like that of one that has finished."""
+    gateway, backend = pair
+    backend.will(OPEN_ENDED + EVENT, 0.01, *([last] if last else []), Ending.FIN)
+    client = await gateway.connect()
+    await client.send(post())
+    answer = await client.answer()
+    assert (answer.status, answer.body, answer.is_whole) == (200, EVENT + last, False)
+    assert await client.rest() == b""
+    assert ended(gateway) == ("dropped", "truncated", "upstream_unreachable")
+
+
+@pytest.mark.parametrize(
+    "done",
+    [DONE, b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\r\r", b"data: [DONE]" + b"\n" * 40],
+    ids=["lf", "bare", "crlf", "cr", "many-line-ends"],
+)
+async def test_an_open_ended_stream_with_done_is_whole_however_it_is_cut(pair, done):
+    gateway, backend = pair
+    text = EVENT + done
+    for cut in range(1, len(text)):
+        backend.will(OPEN_ENDED + text[:cut], 0.001, text[cut:], Ending.FIN)
+        answer = await gateway.ask(post())
+        assert answer.is_whole and answer.body == text
+        assert ended(gateway) == ("success", "completed", None)
+
+
+async def test_done_in_single_bytes_is_seen_and_the_connection_kept(pair):
+    gateway, backend = pair
+    client = await gateway.connect()
+    backend.will(OPEN_ENDED, *[step for byte in EVENT + DONE for step in (bytes((byte,)), 0.0)], Ending.FIN)
+    await client.send(post() + post())
+    first, second = await client.answer(), await client.answer()
+    assert (first.is_whole, first.body, second.status) == (True, EVENT + DONE, 200)
+
+
+async def test_an_open_ended_stream_without_one_event_moves_on(start_backend, start_gateway):
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway(primary, backup)
+    primary.will(OPEN_ENDED, 0.01, Ending.FIN)
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "backup")
+
+
+@pytest.mark.parametrize("head", [
+    event_stream(),
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 15\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n",
+    b"HTTP/1.1 404 None\r\nContent-Type: text/event-stream\r\n\r\n",
+], ids=["chunked", "length", "json", "error"])  # fmt: skip
+async def test_what_has_framing_or_is_no_good_stream_needs_no_done(pair, head):
+    gateway, backend = pair
+    is_chunked = b"chunked" in head
+    backend.will(head + (chunk(EVENT) + LAST_CHUNK if is_chunked else EVENT), 0.01, Ending.FIN)
+    answer = await gateway.ask(post())
+    assert answer.is_whole and answer.body == EVENT
+    assert ended(gateway)[1] == ("completed" if answer.status == 200 else "client_error")
+
+
+async def test_an_http_1_0_client_gets_an_open_ended_stream_as_it_is(pair):
+    gateway, backend = pair
+    for last, verdict in ((DONE, "success"), (b"", "dropped")):
+        backend.will(OPEN_ENDED + EVENT + last, 0.01, Ending.FIN)
+        client = await gateway.connect()
+        await client.send(post(version="1.0"))
+        assert (await client.rest()).endswith(b"\r\n\r\n" + EVENT + last)
+        assert ended(gateway)[0] == verdict
+
+
 async def test_after_the_first_byte_nothing_is_tried_again(start_backend, start_gateway):
     primary, backup = await start_backend(), await start_backend()
     gateway = await start_gateway(primary, backup)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.proxy.dialogue import BODY, HANG, chunk, event_stream, get, post, reply, settled
+from tests.proxy.dialogue import BODY, HANG, WaitingStore, chunk, event_stream, get, post, reply, settled
 
 EVENT = b"data: 1\n\n"
 SOON_S = 1.0
@@ -81,6 +81,32 @@ async def test_no_attempt_begins_after_the_total_timeout(start_backend, start_ga
     answer = await gateway.ask(post())
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
     assert not backup.requests
+
+
+async def test_the_whole_request_has_an_end_also_while_it_connects(start_gateway, deaf_port):
+    gateway = await start_gateway(
+        "timeouts: {total: 200ms, connect: 30s}\n"
+        f"clusters: [{{name: a, limit: 8, backends: ['http://127.0.0.1:{deaf_port}']}}]",
+        good_request=get("/v1/models"),
+    )
+    answer = await gateway.ask(post(), SOON_S)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
+
+
+async def test_the_whole_request_has_an_end_also_while_it_waits_for_a_slot(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("timeouts: {total: 200ms}", backend)
+    inner = gateway.plane.store
+    gateway.plane.store = store = WaitingStore(inner)
+    client = await gateway.connect()
+    await client.send(post())
+    answer = await client.answer(SOON_S)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
+    assert store.waiting == 0 and not backend.requests
+    store.may_answer.set()
+    await client.send(post())
+    assert (await client.answer()).status == 200
+    gateway.plane.store = inner
 
 
 async def test_a_silent_connection_is_closed(start_backend, start_gateway):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import time
 
 import pytest
 import trustme
 
-from tests.proxy.dialogue import BODY, LAST_CHUNK, Client, chunk, event_stream, post
+from gateway.proxy.downstream import LINGER_S
+from tests.proxy.dialogue import BODY, LAST_CHUNK, Client, chunk, event_stream, post, settled
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,48 @@ async def test_a_client_that_leaves_is_seen_through_tls(secure, client_tls):
     await client.head()
     client.writer.transport.abort()
     await asyncio.wait_for(backend.connections[-1].is_lost.wait(), 0.3)
+
+
+async def silent_client(port: int, tls: ssl.SSLContext, sent: bytes = b"") -> ssl.SSLSocket:
+    """One that neither reads nor closes: it does not answer the goodbye of TLS."""
+
+    def connect() -> ssl.SSLSocket:
+        client = tls.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
+        client.sendall(sent)
+        return client
+
+    return await asyncio.to_thread(connect)
+
+
+async def test_a_refused_client_that_does_not_close_is_waited_for_as_long_as_without_tls(secure, client_tls):
+    gateway, _ = secure
+    client = await silent_client(gateway.port, client_tls, b"NONSENSE\r\n\r\n")
+    began_s = time.monotonic()
+    assert await settled(lambda: len(gateway.records) == 1)
+    assert gateway.plane.connection_count == 1, "closed without lingering"
+    assert await settled(lambda: gateway.plane.connection_count == 0, LINGER_S + 1)
+    assert time.monotonic() - began_s > LINGER_S / 2
+    client.settimeout(1)
+    assert (await asyncio.to_thread(client.recv, 100)).startswith(b"HTTP/1.1 400")
+    client.close()
+
+
+async def test_the_answer_to_a_tls_client_that_goes_on_sending_is_not_lost(secure, client_tls):
+    """Requests ahead of the bad one have made the gateway stop reading when it comes to close."""
+    gateway, _ = secure
+    client = await gateway.connect(client_tls)
+    ahead = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 40
+    client.writer.write(ahead + b"NONSENSE\r\n\r\n")
+    for _ in range(8):
+        await client.send(b"x" * 100_000, 0.02)
+    assert [(await client.answer()).status for _ in range(41)] == [200] * 40 + [400]
+
+
+async def test_an_idle_tls_client_that_does_not_answer_does_not_hold_up_the_end(secure, client_tls):
+    gateway, _ = secure
+    client = await silent_client(gateway.port, client_tls)
+    assert await settled(lambda: gateway.plane.connection_count == 1)
+    began_s = time.monotonic()
+    assert await gateway.gateway.drain() is True
+    assert time.monotonic() - began_s < LINGER_S + 1
+    client.close()

@@ -202,6 +202,16 @@ def test_somebody_who_lacks_a_slot_has_it_called_back(client):
     assert fleet.in_flight("a") == 8
 
 
+def test_a_gateway_s_own_cap_takes_nothing_from_the_others(fleet):
+    capped, other = fleet.gateways
+    capped.book.set_limits({"a": 4}, {"a": 1})
+    assert taken(fleet, other, 3) == 3
+    assert taken(fleet, capped, 2) == 1
+    assert taken(fleet, other, 2) == 0
+    fleet.finish(capped, 0)
+    assert taken(fleet, capped, 1) == 1, "what it gave back it may take again"
+
+
 def test_where_too_much_is_in_use_what_ends_makes_room_for_nobody(fleet):
     one, two = fleet.gateways
     taken(fleet, one, 4)
@@ -311,5 +321,7 @@ def test_where_slots_are_short_each_that_comes_free_is_told_at_once(client):
     gateway.book.recall(["a"], fleet.now_s)
     fleet.exchange(gateway)
     assert gateway.book.slots["a"].plenty, "there are many, as far as it knows"
-    assert gateway.book.give_back("a", fleet.now_s)
-    assert not gateway.book.give_back("a", fleet.now_s + CONTENDED_S), "later they are not short any more"
+    assert gateway.book.give_back(fleet.plan("a").candidates[0], fleet.now_s)
+    assert not gateway.book.give_back(fleet.plan("a").candidates[0], fleet.now_s + CONTENDED_S), (
+        "later they are not short any more"
+    )

@@ -101,6 +101,7 @@ class VirtualFleet:
             self.keys.gateways,
             self.keys.latency,
             self.keys.drains,
+            self.keys.openings,
             *map(self.keys.grants, self.limits),
         ):
             self.client.delete(key)
@@ -196,4 +197,4 @@ class VirtualFleet:
 
     def finish(self, gateway: Gateway, at: int) -> None:
         candidate = gateway.running.pop(at)
-        gateway.book.give_back(candidate.backend.id, self.now_s)
+        gateway.book.give_back(candidate, self.now_s)

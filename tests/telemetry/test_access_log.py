@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.model import Outcome, Reason, Verdict
-from gateway.ports import RequestRecord
+from gateway.ports import Hedged, RequestRecord
 from gateway.telemetry.access_log import AccessLog, open_access_log
 from gateway.telemetry.line_writer import LineWriter
 
@@ -60,6 +62,7 @@ def test_a_line_tells_the_whole_request(record: Record) -> None:
         "tier": "primary",
         "backend": "here@10.0.0.1:8000",
         "attempts": 1,
+        "hedged": False,
         "spill_reason": None,
         "ttft_ms": 40.0,
         "duration_ms": 300.0,
@@ -132,12 +135,17 @@ RECORDS = st.builds(
 )
 
 
+def test_a_hedged_request_says_so(record: Record) -> None:
+    line = logged(record(attempts=2, hedge=Hedged("there", "lost")))
+    assert (line["attempts"], line["hedged"]) == (2, True)
+
+
 @settings(max_examples=80, deadline=None)
 @given(RECORDS, st.floats(0, 4e9))
 def test_any_record_becomes_one_line_of_json(any_record: RequestRecord, now_s: float) -> None:
     line = logged(any_record, now_s)
     assert line["status"] == any_record.status
-    assert len(line) == 21
+    assert len(line) == 22
 
 
 # --- the sink ----------------------------------------------------------------------------------------
@@ -324,3 +332,22 @@ def wait_for_writers() -> None:
         if thread.name == "access-log":
             thread.join(2)
             assert not thread.is_alive()
+
+
+def test_lines_of_several_processes_in_one_pipe_stay_whole() -> None:
+    """Each worker has a writer of its own; the pipe is small and read slowly, so that writes must wait."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    names = (b"a", b"b", b"c")
+    writers = [LineWriter(lambda: os.dup(writing), is_shared=True) for _ in names]
+    for writer, name in zip(writers, names, strict=True):
+        for _ in range(400):
+            writer.write(name * 700 + b"\n")
+    expected = 400 * 701 * len(names)
+    read = bytearray()
+    while len(read) < expected:
+        read += os.read(reading, 1000)
+    assert Counter(bytes(read).splitlines()) == {name * 700: 400 for name in names}
+    assert all(writer.close() for writer in writers)
+    os.close(reading)
+    os.close(writing)

@@ -9,12 +9,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gateway.core.fleet import AttemptStarted, Fleet, FleetConfigured
+from gateway.core.fleet import AttemptFinished, AttemptStarted, Fleet, FleetConfigured, ReportCircuit, Ticked
 from gateway.core.model import Backend, Cluster, Outcome, Reason
-from gateway.ports import RequestRecord, Retry
+from gateway.ports import Hedged, RequestRecord, Retry
 from gateway.telemetry import metrics as metrics_module
 from gateway.telemetry.catalogue import CATALOGUE, metrics_reference
-from gateway.telemetry.exposition import SAMPLES_PER_PART, Exposition, GaugeSources
+from gateway.telemetry.exposition import Exposition, GaugeSources
+from gateway.telemetry.families import SAMPLES_PER_PART
 from gateway.telemetry.metrics import Metrics
 
 Record = Callable[..., RequestRecord]
@@ -50,8 +51,10 @@ class Watched:
         backends = (Backend(HERE, "http://10.0.0.1:8000", 4), second)
         self.fleet.apply(FleetConfigured((Cluster("here", "primary", backends),), ("primary", "spot")), 0.0)
         self.metrics = Metrics()
+        self.now_s = 0.0
         sources = GaugeSources(
             view=self.fleet.view,
+            clock=lambda: self.now_s,
             leases_held=lambda backend_id: 3 if backend_id == HERE else 0,
             downstream_connections=lambda: 17,
             buffered_bytes=lambda: 4096,
@@ -146,6 +149,38 @@ def test_retries_name_the_cluster_that_failed(watched: Watched, record: Record) 
     scrape = watched.scrape()
     assert scrape.value("retries_total", cluster="here", reason="connect_failed") == 1
     assert scrape.value("retries_total", cluster="there", reason="backend_full") == 1
+
+
+def test_a_retry_that_the_budget_denied_is_counted(watched: Watched, record: Record) -> None:
+    watched.metrics.record(record(denied_retry=Retry("here", Reason.RESET)))
+    scrape = watched.scrape()
+    assert scrape.value("retries_denied_total", cluster="here", reason="reset") == 1
+    assert scrape.series("retries_total") == 0
+
+
+def test_hedges_are_counted_by_what_became_of_them(watched: Watched, record: Record) -> None:
+    for cluster, outcome, times in (("here", "won", 3), ("here", "lost", 2), ("there", "failed", 1)):
+        for _ in range(times):
+            watched.metrics.record(record(attempts=2, hedge=Hedged(cluster, outcome)))
+    scrape = watched.scrape()
+    assert scrape.value("hedges_total", cluster="here", outcome="won") == 3
+    assert scrape.value("hedges_total", cluster="here", outcome="lost") == 2
+    assert scrape.value("hedges_total", cluster="there", outcome="failed") == 1
+
+
+def test_a_circuit_shows_its_state_and_its_openings(watched: Watched) -> None:
+    here = {"cluster": "here", "backend": HERE}
+    assert watched.scrape().value("breaker_state", **here) == 0
+    for _ in range(5):
+        watched.fleet.apply(AttemptStarted(HERE), 1.0)
+        effects = watched.fleet.apply(AttemptFinished(HERE, Outcome.of(Reason.RESET)), 1.0)
+    assert any(isinstance(effect, ReportCircuit) for effect in effects)
+    watched.metrics.record_opening("here", HERE, Reason.RESET)
+    scrape = watched.scrape()
+    assert scrape.value("breaker_state", **here) == 2
+    assert scrape.value("breaker_opened_total", reason="reset", **here) == 1
+    watched.fleet.apply(Ticked(), 3.0)
+    assert watched.scrape().value("breaker_state", **here) == 1
 
 
 def test_gauges_are_read_when_scraped(watched: Watched) -> None:

@@ -1,7 +1,7 @@
 -- One exchange of a gateway with the fleet: it says what it uses and keeps, asks for slots, and learns what it
 -- holds. Atomic; by the server's clock; absolute values under a sequence number, so doing one twice is harmless.
 --
--- KEYS  gateways, drains, latency, news, then one grants key for each report       (layout: state/keys.py)
+-- KEYS  gateways, drains, latency, news, openings, then a grants key for each report    (layout: state/keys.py)
 -- ARGV  msgpack map:
 --   id, seq            the gateway; its message number, growing
 --   ttl_ms             how long its heartbeat lasts
@@ -9,14 +9,19 @@
 --   is_leaving         it ends: all that it holds is free
 --   known_gateways     how many it knew of before
 --   born_ms            the birth of the fleet's memory as it first heard of it, or 0
---   reports            [[limit, keep, in_use, reserve], ...]: slots that it keeps, uses, and wants idle
---   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room
+--   reports            [[limit, keep, in_use, reserve, cap], ...]: slots that all may use, that it keeps, uses,
+--                      wants idle, and may hold at most
+--   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
+--                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
 --   latency            msgpack to store, or nil: then it wants everybody's back
 --   drains             [[name, for_ms], ...] to set: 0 without an end, -1 to lift
 --   known_drains       the same, for a fleet that has just lost its memory
+--   openings           [[backend, reason, ms, streak], ...] of circuits, to keep and to tell to all
+--   closings           [backend, ...]: of those this gateway has opened before
 --   key_ttl_ms, drains_ttl_ms
 -- Returns msgpack [status, known gateways, born_ms, [[granted, free, idle elsewhere, share], ...], [index or 0, ...],
---                  [drained name, ms left or -1, ...], [age_ms, latency, ...] or nil]
+--                  [drained name, ms left or -1, ...], [age_ms, latency, ...] or nil,
+--                  [[gateway, backend, reason, ms left, streak], ...] for a full report]
 --   status "ok"; "stale": a newer message came before; "unknown": not known, so only a full report counts.
 --
 -- Invariant: the grants of live gateways add up to at most the limit. Exceptions, each until streams have ended:
@@ -24,7 +29,7 @@
 
 local request = cmsgpack.unpack(ARGV[1])
 local me = request.id
-local FIRST_GRANTS_KEY = 5
+local FIRST_GRANTS_KEY = 6
 -- Live gateways call at least once a second. A longer step is a clock that was set, or all of us were away (the
 -- server stood still, say): then time goes on slowly, until everybody has had the time to come back.
 local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
@@ -81,7 +86,7 @@ local divisor = is_learning and math.max(gateways, request.known_gateways) or ga
 
 local backends = {}
 for i, report in ipairs(request.reports) do
-  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0 }
+  local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0, cap = report[5] }
   backend.recalled_ms = 0
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
@@ -112,7 +117,7 @@ for i, report in ipairs(request.reports) do
 end
 
 local function free(backend)
-  local left = backend.limit - backend.others - backend.mine
+  local left = math.min(backend.limit - backend.others, backend.cap) - backend.mine
   if is_learning then left = math.min(left, math.max(backend.part, 1) - backend.mine) end
   return math.max(left, 0)
 end
@@ -123,12 +128,19 @@ local function is_worth_recalling(backend)
   return backend.others > 0 and now_ms >= backend.recalled_ms + RECALL_AGAIN_MS
 end
 
+local function take(backend)
+  backend.mine, backend.used = backend.mine + 1, backend.used + 1
+end
+
 local answers, recalled, is_recalled = {}, {}, {}
 for n, ask in ipairs(request.asks) do
   answers[n] = 0
-  for _, i in ipairs(ask) do
-    if free(backends[i]) > 0 then
-      backends[i].mine, backends[i].used = backends[i].mine + 1, backends[i].used + 1
+  for _, seat in ipairs(ask) do
+    local i, permit = seat, nil
+    if type(seat) == 'table' then i, permit = seat[1], backends[seat[2]] end
+    if free(backends[i]) > 0 and (not permit or free(permit) > 0) then
+      take(backends[i])
+      if permit then take(permit) end
       answers[n] = i
       break
     end
@@ -136,6 +148,7 @@ for n, ask in ipairs(request.asks) do
       is_recalled[i] = true
       recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
       redis.call('HSET', recalled[#recalled], '!recalled', now_ms)
+      redis.call('PEXPIRE', recalled[#recalled], request.key_ttl_ms)
     end
   end
 end
@@ -187,6 +200,30 @@ for i = 1, #drained, 2 do
 end
 if #drains > 0 then redis.call('PEXPIRE', KEYS[2], request.drains_ttl_ms) end
 
+-- Openings of circuits: told to all at once, and kept for who starts later.
+for _, opening in ipairs(request.openings) do
+  local backend, reason, for_ms, streak = unpack(opening)
+  redis.call('HSET', KEYS[5], me .. '|' .. backend, (now_ms + for_ms) .. '|' .. streak .. '|' .. reason)
+end
+for _, backend in ipairs(request.closings) do redis.call('HDEL', KEYS[5], me .. '|' .. backend) end
+if #request.openings + #request.closings > 0 then
+  redis.call('PEXPIRE', KEYS[5], request.drains_ttl_ms)
+  redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'circuits', me, request.openings, request.closings }))
+end
+local openings = {}
+if request.is_full then
+  local kept = redis.call('HGETALL', KEYS[5])
+  for i = 1, #kept, 2 do
+    local name, backend = string.match(kept[i], '^([^|]*)|(.*)$')
+    local until_ms, streak, reason = string.match(kept[i + 1], '^(%d+)|(%d+)|(.*)$')
+    if not is_alive[name] and tonumber(until_ms) <= now_ms then
+      redis.call('HDEL', KEYS[5], kept[i])
+    elseif name ~= me then
+      openings[#openings + 1] = { name, backend, reason, math.max(until_ms - now_ms, 0), tonumber(streak) }
+    end
+  end
+end
+
 local latencies
 if request.latency then
   latencies = {}
@@ -202,4 +239,4 @@ if request.latency then
   redis.call('HSET', KEYS[3], me, request.latency, '@' .. me, now_ms)
   redis.call('PEXPIRE', KEYS[3], request.key_ttl_ms)
 end
-return cmsgpack.pack({ 'ok', divisor, born_ms, results, answers, drains, latencies })
+return cmsgpack.pack({ 'ok', divisor, born_ms, results, answers, drains, latencies or false, openings })

@@ -1,0 +1,116 @@
+"""Connections to one backend: those that are idle, and how new ones are made."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from gateway.config.fleet import BackendEndpoint
+from gateway.config.schema import Config
+from gateway.core.model import Reason
+from gateway.ports import Clock
+from gateway.proxy.upstream import UpstreamConnection
+from gateway.proxy.writes import WriteBatch
+
+
+class ConnectFailed(Exception):
+    """No connection could be made. `reason` tells refused from too slow."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UpstreamPool:
+    """Connections to one backend; the one used last is used next, so that the others may go."""
+
+    def __init__(
+        self,
+        endpoint: BackendEndpoint,
+        ssl_context: ssl.SSLContext | None,
+        config: Config,
+        clock: Clock,
+        writes: WriteBatch,
+    ) -> None:
+        self.endpoint = endpoint
+        self.writes = writes
+        self._ssl_context = ssl_context
+        self._connect_timeout_s = config.timeouts.connect_s
+        # What every request to this backend begins with.
+        self.request_lines = b"host: %b\r\n" % endpoint.host_header
+        if endpoint.auth_header is not None and endpoint.auth_value is not None:
+            self.request_lines += b"%b: %b\r\n" % (endpoint.auth_header, endpoint.auth_value)
+        self._settings = config.pool
+        self._clock = clock
+        self._idle: deque[UpstreamConnection] = deque()
+
+    def take_idle(self) -> UpstreamConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable():
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises ConnectFailed."""
+        endpoint = self.endpoint
+        make: Callable[[], UpstreamConnection] = lambda: UpstreamConnection(self, self._clock())  # noqa: E731
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    make,
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=self._ssl_context,
+                    server_hostname=endpoint.tls.server_name if endpoint.tls is not None else None,
+                )
+        except TimeoutError as exc:
+            raise ConnectFailed(Reason.CONNECT_TIMEOUT) from exc
+        except OSError as exc:
+            raise ConnectFailed(Reason.CONNECT_FAILED) from exc
+        return connection
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        now_s = self._clock()
+        is_old = now_s - connection.made_s > self._settings.max_age_s
+        if is_old or len(self._idle) >= self._settings.max_idle or not connection.is_usable():
+            connection.close()
+            return
+        connection.idle_since_s = now_s
+        connection.was_idle = True
+        self._idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def sweep(self, now_s: float) -> None:
+        """Closes what has been idle too long; the longest idle stand on the left."""
+        while self._idle and now_s - self._idle[0].idle_since_s > self._settings.idle_s:
+            self._idle.popleft().close()
+
+    def close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamPool {self.endpoint.backend_id} idle={len(self._idle)}>"
+
+
+def pools_of(
+    config: Config, endpoints: Mapping[str, BackendEndpoint], clock: Clock, writes: WriteBatch
+) -> dict[str, UpstreamPool]:
+    """A pool for each backend, by its id. Raises OSError for certificates that can't be loaded."""
+    return {
+        backend_id: UpstreamPool(endpoint, _ssl_context(endpoint), config, clock, writes)
+        for backend_id, endpoint in endpoints.items()
+    }
+
+
+def _ssl_context(endpoint: BackendEndpoint) -> ssl.SSLContext | None:
+    if endpoint.tls is None:
+        return None
+    return ssl.create_default_context(cafile=endpoint.tls.ca_file)

@@ -1,0 +1,1 @@
+"""`workers: N`: several gateways on one port, and the parent that starts and watches them."""

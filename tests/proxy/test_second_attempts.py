@@ -1,0 +1,506 @@
+"""What second attempts cost, when a plan is too old, and when there is no time for one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.core.breaker import Circuit
+from gateway.core.fleet import AttemptFinished, AttemptStarted, BytesSeen, Drained, Undrained
+from gateway.core.model import Outcome, Reason
+from tests.proxy.dialogue import (
+    BODY,
+    HANG,
+    LAST_CHUNK,
+    Ending,
+    WaitingStore,
+    chunk,
+    event_stream,
+    post,
+    reply,
+    settled,
+)
+
+EVENT = b"data: 1\n\n"
+THEIRS = b'{"error":{"message":"theirs"}}'
+DEADLINE = "x-spillway-deadline"
+
+
+def listen(gateway) -> list:
+    """What the fleet is told from now on."""
+    told = []
+    apply = gateway.plane.apply
+
+    def apply_and_note(event) -> None:
+        told.append(event)
+        apply(event)
+
+    gateway.plane.apply = apply_and_note
+    return told
+
+
+def ends(told) -> list[AttemptFinished]:
+    return [event for event in told if isinstance(event, AttemptFinished)]
+
+
+def circuit_of(gateway, backend) -> Circuit:
+    (state,) = [s for s in gateway.plane.view.backends.values() if str(backend.port) in s.id]
+    return state.circuit
+
+
+async def trip(gateway, backend_id: str) -> None:
+    """Five drops in a row, as the fleet hears of them."""
+    for _ in range(5):
+        gateway.gateway.apply(AttemptStarted(backend_id))
+        gateway.gateway.apply(AttemptFinished(backend_id, Outcome.of(Reason.RESET)))
+
+
+@pytest.fixture
+async def two(start_backend, start_gateway):
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
+    return gateway, primary, backup
+
+
+# --- what the fleet is told --------------------------------------------------------------------------
+
+
+async def test_an_attempt_tells_its_generation_and_the_size_of_the_request(two):
+    gateway, primary, _ = two
+    told = listen(gateway)
+    await gateway.ask(post())
+    began, ended = told
+    backend_id = f"primary@127.0.0.1:{primary.port}"
+    assert began == AttemptStarted(backend_id, 0, len(BODY))
+    assert (ended.backend_id, ended.generation, ended.retry_after_s) == (backend_id, 0, None)
+
+
+DATE = "date: Tue, 01 Dec 2026 10:00:00 GMT"
+ASKS = {
+    "seconds": (["retry-after: 7"], 7.0),
+    "milliseconds": (["retry-after-ms: 1500"], 1.5),
+    "milliseconds-win": (["Retry-After: 7", "Retry-After-Ms: 250"], 0.25),
+    "bad-milliseconds-do-not": (["retry-after: 7", "retry-after-ms: soon"], 7.0),
+    "a-date": ([DATE, "retry-after: Tue, 01 Dec 2026 10:00:09 GMT"], 9.0),
+    "a-past-date": ([DATE, "retry-after: Tue, 01 Dec 2026 09:00:00 GMT"], 0.0),
+    "a-date-without-a-date": (["retry-after: Tue, 01 Dec 2026 10:00:09 GMT"], None),
+    "negative": (["retry-after: -1"], None),
+    "infinite": (["retry-after: 1e999"], None),
+    "nonsense": (["retry-after: 31 Feb 99999999999999999999", DATE], None),
+    "nothing": ([], None),
+}
+
+
+@pytest.mark.parametrize("status", ["429 Full", "503 Full"])
+@pytest.mark.parametrize(("lines", "asked_s"), ASKS.values(), ids=ASKS)
+async def test_a_full_backend_tells_when_to_come_back(two, lines, asked_s, status):
+    gateway, primary, _ = two
+    told = listen(gateway)
+    primary.will(reply(THEIRS, *lines, status=status))
+    await gateway.ask(post())
+    assert ends(told)[0].outcome.reason is Reason.BACKEND_FULL
+    assert ends(told)[0].retry_after_s == asked_s
+
+
+async def test_a_broken_one_that_asks_is_not_full(two):
+    gateway, primary, _ = two
+    told = listen(gateway)
+    primary.will(reply(THEIRS, "retry-after: 7", status="500 Broken"))
+    await gateway.ask(post())
+    assert ends(told)[0].retry_after_s is None
+
+
+async def test_429_with_retry_after_cuts_the_limit_and_moves_on(two):
+    gateway, primary, _ = two
+    (state, _) = gateway.plane.view.backends.values()
+    hold = asyncio.Event()
+    primary.will(hold, reply())
+    busy = await gateway.connect()
+    await busy.send(post())
+    assert await settled(lambda: len(primary.requests) == 1)
+    primary.will(reply(THEIRS, "retry-after-ms: 700", status="429 Full"))
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "backup")
+    assert (state.limit, state.circuit) == (1, Circuit.CLOSED)
+    began_s = time.monotonic()
+    assert (await gateway.ask(post())).header("x-spillway-spill-reason") == "full"
+    assert len(primary.requests) == 2, "it is full and was not asked"
+    assert await settled(lambda: state.limit == 8, 2.0)
+    assert time.monotonic() - began_s > 0.5
+    hold.set()
+    await busy.answer()
+
+
+async def test_bytes_are_told_of_by_the_sweep_once_for_all(start_backend, start_gateway):
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway(primary, backup, limit=2)
+    told = listen(gateway)
+    for backend in (primary, backup):
+        backend.default = [event_stream(), *[chunk(EVENT), 0.03] * 14, LAST_CHUNK]
+    began_s = time.monotonic()
+    await asyncio.gather(*(gateway.ask(post()) for _ in range(4)))
+    seen = [event for event in told if isinstance(event, BytesSeen)]
+    assert any(len(event.backend_ids) == 2 for event in seen)
+    assert 2 <= len(seen) <= (time.monotonic() - began_s) / 0.1 + 1
+    told.clear()
+    await asyncio.sleep(0.25)
+    assert not told, "who is silent is not told of"
+
+
+async def test_a_client_that_reads_again_is_no_byte_of_the_backend(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("timeouts: {stall: 5s}", backend)
+    big = chunk(b"x" * 60_000)
+    backend.will(event_stream(), *[big] * 100, HANG)
+    client = await gateway.connect()
+    client.stop_reading()
+    await client.send(post())
+    assert await settled(lambda: len(gateway.plane.exchanges) == 1)
+    (exchange,) = gateway.plane.exchanges
+    assert await settled(lambda: exchange.connection.paused_since_s is not None)
+    await asyncio.sleep(0.25)
+    told = listen(gateway)
+    exchange.resume()
+    exchange.pause()
+    await asyncio.sleep(0.25)
+    assert not [event for event in told if isinstance(event, BytesSeen)]
+    client.reset()
+
+
+SILENT_ENDS = {
+    "cut-error": [b"HTTP/1.1 400 Bad\r\nContent-Length: 9\r\n\r\nabc", Ending.FIN],
+    "stalled-error": [b"HTTP/1.1 400 Bad\r\nContent-Length: 9\r\n\r\nabc", HANG],
+    "refused": None,
+}
+
+
+@pytest.mark.parametrize("script", SILENT_ENDS.values(), ids=SILENT_ENDS)
+async def test_nobody_is_counted_as_waiting_for_ever(start_backend, start_gateway, script):
+    """A wait that is never counted out looks like a hung engine, once nothing else runs there."""
+    backend = await start_backend()
+    gateway = await start_gateway("timeouts: {stall: 200ms}", backend)
+    if script is None:
+        await backend.refuse()
+    else:
+        backend.default = script
+    for _ in range(3):
+        await gateway.ask(post())
+    (state,) = gateway.plane.view.backends.values()
+    assert state.silence.waiting == 0
+
+
+# --- plans that are too old --------------------------------------------------------------------------
+
+
+async def waiting_for_a_slot(gateway):
+    """A client whose request waits in the store; and what lets it go on."""
+    inner = gateway.plane.store
+    gateway.plane.store = store = WaitingStore(inner)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: store.waiting == 1)
+    return client, store, inner
+
+
+async def test_a_circuit_that_opened_while_the_request_waited_for_a_slot(two):
+    gateway, primary, _ = two
+    client, store, inner = await waiting_for_a_slot(gateway)
+    await trip(gateway, f"primary@127.0.0.1:{primary.port}")
+    store.may_answer.set()
+    answer = await client.answer()
+    assert (answer.header("x-spillway-cluster"), answer.header("x-spillway-attempts")) == ("backup", "1")
+    assert answer.header("x-spillway-spill-reason") == "ejected"
+    assert not primary.requests
+    gateway.plane.store = inner
+
+
+async def test_who_was_drained_while_the_request_waited_for_a_slot(two):
+    gateway, primary, _ = two
+    client, store, inner = await waiting_for_a_slot(gateway)
+    gateway.gateway.apply(Drained("primary"))
+    store.may_answer.set()
+    assert (await client.answer()).header("x-spillway-cluster") == "backup"
+    assert not primary.requests
+    gateway.plane.store = inner
+    gateway.gateway.apply(Undrained("primary"))
+
+
+async def test_everybody_was_drained_while_the_request_waited_for_a_slot(two):
+    gateway, primary, backup = two
+    client, store, inner = await waiting_for_a_slot(gateway)
+    for name in ("primary", "backup"):
+        gateway.gateway.apply(Drained(name))
+    store.may_answer.set()
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (503, "no_backend")
+    assert gateway.is_clean and not primary.requests and not backup.requests
+    gateway.plane.store = inner
+    for name in ("primary", "backup"):
+        gateway.gateway.apply(Undrained(name))
+
+
+async def test_a_plan_that_is_always_too_old_is_not_made_for_ever(two, monkeypatch):
+    gateway, primary, backup = two
+    client, store, inner = await waiting_for_a_slot(gateway)
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.plane.view, "admits", lambda candidate: bool(asked.append(candidate)))
+        store.may_answer.set()
+        answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (429, "no_capacity")
+    assert answer.header("retry-after")
+    assert 2 <= len(asked) <= 5
+    assert gateway.is_clean and not primary.requests and not backup.requests
+    gateway.plane.store = inner
+
+
+async def test_a_circuit_that_opened_while_the_attempt_connected(two):
+    """The lease goes back at once, nothing is sent, nobody is blamed, and it was no attempt."""
+    gateway, primary, _ = two
+    pool = gateway.plane.pools[f"primary@127.0.0.1:{primary.port}"]
+    connect, may_connect = pool.connect, asyncio.Event()
+
+    async def connect_later():
+        await may_connect.wait()
+        return await connect()
+
+    pool.connect = connect_later
+    told = listen(gateway)
+    client = await gateway.connect()
+    await client.send(post())
+    assert await settled(lambda: gateway.leases == 1)
+    await trip(gateway, f"primary@127.0.0.1:{primary.port}")
+    may_connect.set()
+    answer = await client.answer()
+    assert (answer.header("x-spillway-cluster"), answer.header("x-spillway-attempts")) == ("backup", "1")
+    assert not primary.requests and await settled(lambda: not primary.open_connections)
+    assert [end.outcome.reason for end in ends(told)] == [Reason.REFUSED, Reason.COMPLETED]
+    (record,) = gateway.records
+    assert (record.retries, record.denied_retry) == ((), None)
+    pool.connect = connect
+
+
+async def test_the_probe_itself_may_connect(two):
+    """It holds the one permit: that this is taken does not speak against it."""
+    gateway, primary, _ = two
+    backend_id = f"primary@127.0.0.1:{primary.port}"
+    await trip(gateway, backend_id)
+    assert await settled(lambda: circuit_of(gateway, primary) is Circuit.HALF_OPEN, 2.0)
+    gateway.plane.pools[backend_id].close_idle()
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "primary")
+    assert circuit_of(gateway, primary) is Circuit.CLOSED
+
+
+# --- the budget --------------------------------------------------------------------------------------
+
+
+async def test_a_full_outage_multiplies_attempts_by_at_most_a_fifth(start_backend, start_gateway):
+    backends = [await start_backend() for _ in range(3)]
+    gateway = await start_gateway("breaker: {consecutive: 100000, min_samples: 100000}", *backends, limit=64)
+    for backend in backends:
+        backend.default = [reply(THEIRS, status="500 Broken")]
+    for _ in range(10):
+        answers = await asyncio.gather(*(gateway.ask(post()) for _ in range(20)))
+        assert {(answer.status, answer.body) for answer in answers} == {(500, THEIRS)}
+    upstream = sum(len(backend.requests) for backend in backends)
+    assert 200 + 35 <= upstream <= 1.2 * 200 + 3
+    denied = [record for record in gateway.records if record.denied_retry is not None]
+    assert {record.denied_retry.reason for record in denied} == {Reason.SERVER_ERROR}
+    assert len(denied) >= 150
+
+
+async def test_without_a_budget_the_failure_is_told_as_it_is(start_backend, start_gateway):
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway("retry: {budget: 0}", primary, backup)
+    primary.will(reply(THEIRS, "retry-after: 7", status="503 Full"))
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.body, answer.header("retry-after")) == (503, THEIRS, "7")
+    primary.will(b"no http")
+    answer = await gateway.ask(post())
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+    assert answer.header("x-should-retry") == "false"
+    assert not backup.requests
+    denied = [record.denied_retry for record in gateway.records]
+    assert denied == [("primary", Reason.BACKEND_FULL), ("primary", Reason.BAD_RESPONSE)]
+
+
+async def test_where_nobody_else_is_there_nothing_is_denied(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("retry: {budget: 0}", backend)
+    backend.will(Ending.RST)
+    assert (await gateway.ask(post())).status == 502
+    assert gateway.records[0].denied_retry is None
+
+
+async def test_what_others_spend_while_one_waits_for_a_slot_is_spent(two):
+    gateway, primary, backup = two
+    primary.will(Ending.RST)
+    inner = gateway.plane.store
+    client = await gateway.connect()
+    store = WaitingStore(inner)
+    store.lease_now = inner.lease_now
+    gateway.plane.store = store
+    await client.send(post())
+    assert await settled(lambda: store.waiting == 1)
+    for _ in range(3):
+        gateway.plane.extra.retried(gateway.plane.clock())
+    store.may_answer.set()
+    answer = await client.answer()
+    assert answer.status == 502 and not backup.requests
+    assert gateway.is_clean and gateway.records[0].denied_retry == ("primary", Reason.RESET)
+    gateway.plane.store = inner
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "told"),
+    [
+        ("500 Broken", (), ["false"]),
+        ("504 Late", (), ["false"]),
+        ("500 Broken", ("X-Should-Retry: true",), ["true"]),
+        ("503 Full", ("retry-after: 7",), []),
+        ("429 Full", ("retry-after: 7",), []),
+    ],
+)
+async def test_who_has_been_tried_for_is_told_not_to_repeat(two, status, lines, told):
+    """A full backend says itself when to come back."""
+    gateway, primary, backup = two
+    for backend in (primary, backup):
+        backend.will(reply(THEIRS, *lines, status=status))
+    answer = await gateway.ask(post())
+    assert (f"{answer.status} {answer.reason}", answer.body) == (status, THEIRS)
+    assert answer.all("x-should-retry") == told
+
+
+async def test_an_error_that_was_not_retried_is_untouched(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("expose_routing: false", backend)
+    backend.will(reply(THEIRS, "x-own: 1", status="500 Broken"))
+    answer = await gateway.ask(post())
+    assert {name for name, _ in answer.headers} == {"content-length", "content-type", "x-own", "x-request-id"}
+
+
+# --- deadlines ---------------------------------------------------------------------------------------
+
+
+async def test_the_client_s_deadline_ends_the_request_and_blames_nobody(two):
+    gateway, primary, backup = two
+    told = listen(gateway)
+    primary.default = [HANG]
+    for _ in range(6):
+        began_s = time.monotonic()
+        answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.1"))
+        assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
+        assert 0.1 <= time.monotonic() - began_s < 0.28
+    assert {end.outcome.reason for end in ends(told)} == {Reason.CLIENT_LEFT}
+    assert min(end.elapsed_s for end in ends(told)) >= 0.09
+    assert circuit_of(gateway, primary) is Circuit.CLOSED
+    assert {record.outcome.verdict for record in gateway.records} == {"ignored"}
+    assert not backup.requests
+    assert all(request.header(DEADLINE) is None for request in primary.requests)
+
+
+async def test_a_deadline_in_the_middle_of_a_stream(two):
+    gateway, primary, _ = two
+    primary.will(event_stream(), *[chunk(EVENT), 0.05] * 40)
+    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.25"))
+    assert not answer.is_whole and answer.body.count(b"upstream_timeout_total") == 1
+    assert gateway.records[0].outcome.reason is Reason.CLIENT_LEFT
+
+
+async def test_the_smaller_of_both_deadlines_wins(start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway("timeouts: {total: 200ms}", backend)
+    told = listen(gateway)
+    backend.will(HANG)
+    began_s = time.monotonic()
+    assert (await gateway.ask(post(BODY, f"{DEADLINE}: 30"))).status == 504
+    assert time.monotonic() - began_s < 0.5
+    assert ends(told)[0].outcome.reason is Reason.TOTAL_TIMEOUT
+
+
+async def test_a_deadline_that_has_passed_takes_no_slot(two):
+    gateway, primary, _ = two
+    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0"))
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
+    assert not primary.requests and gateway.records[0].attempts == 0
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "1e3", "nan", "inf", "", "1,5", "1s", "99999999999"])
+async def test_a_malformed_deadline_is_a_400_that_names_the_header(two, value):
+    gateway, primary, _ = two
+    client = await gateway.connect()
+    await client.send(post(BODY, f"{DEADLINE}: {value}"))
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_request", DEADLINE)
+    assert DEADLINE in answer.error["message"]
+    assert not primary.requests
+    await client.send(post())
+    assert (await client.answer()).status == 200
+
+
+async def test_nobody_is_tried_who_needs_longer_than_there_is_time(two):
+    gateway, primary, backup = two
+    gateway.gateway.apply(Drained("primary"))
+    backup.default = [0.3, reply()]
+    await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
+    for _ in range(2):
+        await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
+    gateway.gateway.apply(Undrained("primary"))
+    asked = len(backup.requests)
+    primary.will(reply(THEIRS, status="500 Broken"))
+    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.2"))
+    assert (answer.status, answer.body) == (500, THEIRS)
+    primary.will(reply(THEIRS, status="500 Broken"))
+    assert (await gateway.ask(post(BODY, f"{DEADLINE}: 2"))).status == 200
+    assert len(backup.requests) == asked + 1
+
+
+# --- whom to believe ---------------------------------------------------------------------------------
+
+
+async def test_who_fails_fast_beside_who_answers_slowly_gets_only_probes(start_backend, start_gateway):
+    broken, slow = await start_backend(), await start_backend()
+    gateway = await start_gateway(
+        "breaker: {open: 200ms}\nretry: {budget: 1}\n"
+        f"clusters: [{{name: a, limit: 64, backends: ['{broken.url}', '{slow.url}']}}]"
+    )
+    broken.default = [0.005, reply(THEIRS, status="500 Broken")]
+    slow.default = [0.2, reply()]
+    ending_s = time.monotonic() + 2.5
+    answers = []
+
+    async def keep_asking() -> None:
+        while time.monotonic() < ending_s:
+            answers.append(await gateway.ask(post()))
+
+    await asyncio.gather(*(keep_asking() for _ in range(8)))
+    assert {answer.status for answer in answers} == {200}
+    assert len(slow.requests) >= 80
+    # Five to find out (and who was on his way meanwhile), then one probe for each opening.
+    assert len(broken.requests) <= 5 + 8 + 6
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "404 None", "422 Odd"])
+async def test_a_storm_of_callers_errors_opens_nothing_and_goes_nowhere_else(two, status):
+    gateway, primary, backup = two
+    primary.default = [reply(THEIRS, status=status)]
+    for _ in range(3):
+        answers = await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
+        assert {f"{answer.status} {answer.reason}" for answer in answers} == {status}
+    assert (len(primary.requests), len(backup.requests)) == (24, 0)
+    assert circuit_of(gateway, primary) is Circuit.CLOSED
+
+
+async def test_an_opening_is_counted_and_logged_once(two, caplog):
+    gateway, primary, _ = two
+    primary.default = [Ending.RST]
+    with caplog.at_level("INFO", "gateway.app"):
+        for _ in range(7):
+            await gateway.ask(post())
+    backend_id = f"primary@127.0.0.1:{primary.port}"
+    lines = [record.getMessage() for record in caplog.records if backend_id in record.getMessage()]
+    assert lines == [f"the circuit of {backend_id} is open: consecutive, reset"]
+    assert gateway.gateway._metrics.openings == {("primary", backend_id, "reset"): 1}
