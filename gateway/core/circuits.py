@@ -113,9 +113,10 @@ class Circuits:
         state.breaker.close(sign, now_s)
         # What hung before the circuit opened may hang on: it is no witness against the new generation.
         state.silence.forget()
-        # Slow start says how much it gets; the penalties for its failures must not say it again.
-        typical_s = ttft_s if ttft_s is not None else state.digest.quantile_s(0.5, now_s)
-        state.latency.forgive(MIN_PENALTY_S if typical_s is None else typical_s)
+        # Slow start says how much it gets; the penalties for its failures must not say it again. Of a probe
+        # that was a stream the first byte has been told already: it is the last one seen, if any was.
+        known_s = (ttft_s, state.digest.quantile_s(0.5, now_s), state.latency.answered_s, MIN_PENALTY_S)
+        state.latency.forgive(next(s for s in known_s if s is not None))
 
     def _trip(
         self, state: BackendState, sign: Sign, trigger: Trigger, reason: Reason, now_s: float

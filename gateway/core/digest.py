@@ -33,6 +33,7 @@ class LatencyDigest:
 
     __slots__ = (
         "_countdown",
+        "_last_quantiles",
         "_quantiles",
         "_slot_ends_s",
         "_slots",
@@ -47,6 +48,7 @@ class LatencyDigest:
         self._countdown = self._stride = 1
         self._strides_at = 0
         self._quantiles: dict[float, float | None] = {}
+        self._last_quantiles: dict[float, float] = {}
         self._stale_at_s = float("-inf")
 
     def add(self, seconds: float, now_s: float) -> None:
@@ -87,6 +89,14 @@ class LatencyDigest:
         if share not in self._quantiles:
             self._quantiles[share] = self._work_out(share, now_s)
         return self._quantiles[share]
+
+    def last_quantile_s(self, share: float, now_s: float) -> float | None:
+        """As `quantile_s`; of who has not answered enough lately, the one when this was last known."""
+        quantile_s = self.quantile_s(share, now_s)
+        if quantile_s is None:
+            return self._last_quantiles.get(share)
+        self._last_quantiles[share] = quantile_s
+        return quantile_s
 
     def _work_out(self, share: float, now_s: float) -> float | None:
         counts = self.counts(now_s)

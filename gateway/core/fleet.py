@@ -237,6 +237,7 @@ class Fleet:
             state = ClusterState(cluster, states)
             if (old := old_clusters.get(cluster.name)) is not None:
                 state.drained_until_s, state.down_since_s = old.drained_until_s, old.down_since_s
+                state.returned_at_s = old.returned_at_s
             view.clusters[cluster.name] = state
             view.backends.update((backend.id, backend) for backend in states)
         leaving = {id_: state for id_, state in self._states.items() if state.in_flight}

@@ -36,14 +36,20 @@ class PeakEwma:
     new = old * w + sample * (1 - w), except that a sample above the average replaces it.
     """
 
-    __slots__ = ("_at_s", "_samples", "_value_s")
+    __slots__ = ("_at_s", "_samples", "_value_s", "answered_s")
 
     def __init__(self) -> None:
         self._value_s = 0.0
         self._at_s = float("-inf")
         self._samples = 0
+        self.answered_s: float | None = None  # the last good answer's, whatever failed since
 
     def observe(self, latency_s: float, now_s: float) -> None:
+        """A good answer's first byte."""
+        self.answered_s = latency_s
+        self._note(latency_s, now_s)
+
+    def _note(self, latency_s: float, now_s: float) -> None:
         self._samples += 1
         self._move(latency_s, now_s)
 
@@ -69,12 +75,12 @@ class PeakEwma:
     def waited(self, elapsed_s: float, now_s: float) -> None:
         """Given up without an answer after `elapsed_s`: a lower bound, which can only raise the average."""
         if elapsed_s > self.value_s(now_s):
-            self.observe(elapsed_s, now_s)
+            self._note(elapsed_s, now_s)
 
     def failed(self, elapsed_s: float, now_s: float) -> None:
         """A failure, however fast, is as bad as a slow answer, and a second one twice as bad."""
         penalty_s = max(2.0 * self.value_s(now_s), elapsed_s, MIN_PENALTY_S)
-        self.observe(min(penalty_s, max(MAX_PENALTY_S, elapsed_s)), now_s)
+        self._note(min(penalty_s, max(MAX_PENALTY_S, elapsed_s)), now_s)
 
     def forgive(self, typical_s: float) -> None:
         """The backend has begun anew: its past counts for no more than what is typical of it."""

@@ -119,6 +119,7 @@ def has_time(state: BackendState, left_s: float, now_s: float) -> bool:
 def hedge_delay_s(state: BackendState, now_s: float) -> float | None:
     """After how long without a first byte a second attempt is worth it: p95 of the last minute.
 
-    None while too little is known of the backend.
+    Of a backend that has answered too few for a minute, because clients give up or second attempts win, the
+    last one known: it is the one that needs hedging most. None while nothing is known of it.
     """
-    return state.digest.quantile_s(0.95, now_s)
+    return state.digest.last_quantile_s(0.95, now_s)

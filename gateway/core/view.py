@@ -137,6 +137,7 @@ class ClusterState:
         "ejected_backends",
         "open_backends",
         "probe_backends",
+        "returned_at_s",
         "weight",
     )
 
@@ -146,6 +147,7 @@ class ClusterState:
         self.weight = cluster.weight
         self.drained_until_s: float | None = None
         self.down_since_s: float | None = None
+        self.returned_at_s = float("-inf")  # when it was down last
         self.open_backends: tuple[BackendState, ...] = backends
         self.ejected_backends: tuple[BackendState, ...] = ()
         self.probe_backends: tuple[BackendState, ...] = ()
@@ -189,10 +191,12 @@ class ClusterState:
         if self._is_short(undrained, settings.min_available):
             self.down_since_s = now_s if self.down_since_s is None else self.down_since_s
         elif self.down_since_s is not None:
-            # Half back may be gone again in a moment; what is back whole is welcome at once.
-            is_whole = not self.ejected_backends
-            if is_whole or now_s - self.down_since_s >= settings.hold_down_s:
+            # Half back may be gone again in a moment; what is back whole is welcome at once, unless it has
+            # come back and gone again just before.
+            may_return = not self.ejected_backends and now_s - self.returned_at_s >= settings.hold_down_s
+            if may_return or now_s - self.down_since_s >= settings.hold_down_s:
                 self.down_since_s = None
+                self.returned_at_s = now_s
         self.weight = self._weight_of(undrained)
 
     def _is_short(self, undrained: Sequence[BackendState], min_available: float) -> bool:

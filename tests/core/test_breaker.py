@@ -37,7 +37,7 @@ from gateway.core.fleet import (
     ShareOpening,
     Ticked,
 )
-from gateway.core.model import Candidate, Outcome, PlanReason, Reason, RequestFacts, Verdict
+from gateway.core.model import SUCCESS, Candidate, Outcome, PlanReason, Reason, RequestFacts, Verdict
 from gateway.core.routing import plan_route
 from tests.core.stories import (
     TIERS,
@@ -46,6 +46,7 @@ from tests.core.stories import (
     ends,
     fleet_of,
     fleet_with,
+    order,
     plan,
     starts,
     tell,
@@ -185,6 +186,35 @@ def test_five_drops_in_a_row_open_and_say_why():
     assert close_idle.backend_ids == ("a",)
     assert limits == SetLimits({"a": 4, "b": 40})
     assert why(fleet) == [("b", "first_choice")]
+
+
+def test_a_probe_that_was_a_stream_clears_the_penalties_too():
+    """Its first byte was told before its end, and twenty samples for a median there may never have been."""
+    fleet = fleet_of(PAIR)
+    drops(fleet, "a", 5)
+    state = fleet.view.backends["a"]
+    assert state.latency.value_s(0.0) > 10.0
+    ticks(fleet, until_s=1.0)
+    generation = state.breaker.generation
+    tell(fleet, AttemptStarted("a", generation, 700), at_s=1.0)
+    tell(fleet, FirstByteSeen("a", 0.1), at_s=1.1)
+    tell(fleet, AttemptFinished("a", SUCCESS, None, None, generation), at_s=1.5)
+    assert state.circuit is CLOSED
+    assert state.latency.value_s(1.5) <= 0.1, "not a second, which is four times what it takes"
+
+
+def test_a_probe_has_a_slot_beside_streams_that_use_more_than_the_share():
+    """As it has beside other gateways, whose circuits closed before: the limit is the whole fleet's."""
+    fleet = fleet_of(PAIR)
+    starts(fleet, "a", 20)
+    drops(fleet, "a", 5)
+    state = fleet.view.backends["a"]
+    assert state.headroom == 0
+    asked = ticks(fleet, until_s=1.0)
+    assert (1.0, SetLimits({"a": 40, "b": 40})) in asked
+    assert order(fleet, at_s=1.0)[0] == "a" and state.headroom == 20
+    effects = fleet.apply(AttemptStarted("a", state.breaker.generation, 700), 1.0)
+    assert effects == (SetLimits({"a": 4, "b": 40}),), "one probe is all"
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if Outcome.of(r).verdict is Verdict.IGNORED])

@@ -181,3 +181,18 @@ def test_a_second_attempt_starts_at_the_p95():
         answers(fleet, "a1", ttft_s=0.1 if number < 94 else 3.0, at_s=0.0)
     assert hedge_delay_s(backend, 1.0) == pytest.approx(3.0, rel=0.19)
     assert backend.digest.quantile_s(0.5, 1.0) == pytest.approx(0.1, rel=0.19)
+
+
+def test_who_has_not_answered_for_a_minute_is_hedged_by_what_was_known_of_it():
+    """A slow backend whose clients give up, or whose answers are overtaken, has no first bytes to tell of."""
+    fleet = fleet_of(TWO_TIERS)
+    backend = fleet.view.backends["a1"]
+    for _ in range(100):
+        answers(fleet, "a1", ttft_s=0.2, at_s=0.0)
+    known_s = hedge_delay_s(backend, 1.0)
+    assert known_s == pytest.approx(0.2, rel=0.19)
+    assert backend.digest.quantile_s(0.95, 90.0) is None
+    assert hedge_delay_s(backend, 90.0) == known_s
+    for _ in range(20):
+        answers(fleet, "a1", ttft_s=2.0, at_s=91.0)
+    assert hedge_delay_s(backend, 92.0) == pytest.approx(2.0, rel=0.19), "it is as slow as it is now"
