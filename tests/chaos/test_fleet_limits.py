@@ -43,12 +43,13 @@ def test_under_a_load_above_the_limit_the_backend_sees_exactly_the_limit(fleet):
 
 
 def occupy(fleet: Fleet, load: Load, slots: int) -> list[Future[Told]]:
-    """Streams by the first gateway until it holds so many slots of the primary, whatever else spills meanwhile."""
+    """Streams by the first gateway until it holds so many slots of the primary, whatever else spills."""
     streams: list[Future[Told]] = []
     wanted = fleet.backend.in_flight + slots
     while (missing := wanted - fleet.backend.in_flight) > 0:
         streams += [load.ask(0, 600.0, is_stream=True) for _ in range(missing)]
-        eventually(lambda: _all_at_work(fleet, wanted - slots + len(streams)), 5, "each is somewhere")
+        at_work = wanted - slots + len(streams)
+        eventually(lambda at_work=at_work: _all_at_work(fleet, at_work), 5, "each is somewhere")
     return streams
 
 
