@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from gateway.core.breaker import Circuit
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained
-from gateway.core.model import Reason
+from gateway.core.model import Outcome, Reason
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.hedging import Hedge
@@ -353,6 +354,22 @@ async def test_who_was_drained_meanwhile_is_no_hedge(two):
     gateway.gateway.apply(Drained("backup"))
     assert (await client.answer()).status == 200
     assert not backup.requests
+
+
+async def test_a_probe_runs_alone(two):
+    gateway, primary, backup = two
+    (state, _) = gateway.plane.view.backends.values()
+    for _ in range(5):
+        gateway.gateway.apply(AttemptStarted(state.id))
+        gateway.gateway.apply(AttemptFinished(state.id, Outcome.of(Reason.RESET)))
+    assert await settled(lambda: state.circuit is Circuit.HALF_OPEN, 2.0)
+    client = await begin(gateway, primary, HANG)
+    await asyncio.sleep(AFTER_S + 0.1)
+    assert not backup.requests
+    answer = await client.answer()
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "backup")
+    assert (state.circuit, state.breaker.opening.reason) == (Circuit.OPEN, Reason.FIRST_BYTE_TIMEOUT)
+    assert gateway.records[0].hedge is None
 
 
 async def test_no_hedge_while_the_store_has_to_be_asked(two):
