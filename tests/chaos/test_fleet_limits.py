@@ -43,18 +43,17 @@ def test_under_a_load_above_the_limit_the_backend_sees_exactly_the_limit(fleet):
 
 
 def occupy(fleet: Fleet, load: Load, slots: int) -> list[Future[Told]]:
-    """Streams by the first gateway until it holds so many slots of the primary, whatever else spills."""
+    """Streams by the first gateway until it holds so many slots of the primary, should one of them spill."""
     streams: list[Future[Told]] = []
-    wanted = fleet.backend.in_flight + slots
-    while (missing := wanted - fleet.backend.in_flight) > 0:
+    before = fleet.backend.in_flight
+
+    def all_at_work() -> bool:
+        return sum(fleet.backend.counts(at)["in_flight"] for at in (0, 1)) == before + len(streams)
+
+    while (missing := before + slots - fleet.backend.in_flight) > 0:
         streams += [load.ask(0, 600.0, is_stream=True) for _ in range(missing)]
-        at_work = wanted - slots + len(streams)
-        eventually(lambda at_work=at_work: _all_at_work(fleet, at_work), 5, "each is somewhere")
+        eventually(all_at_work, 5, "each is somewhere")
     return streams
-
-
-def _all_at_work(fleet: Fleet, requests: int) -> bool:
-    return sum(fleet.backend.counts(place)["in_flight"] for place in (0, 1)) == requests
 
 
 def kill_a_gateway_that_holds(slots: int, fleet: Fleet) -> None:
