@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.breaker import Circuit
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained
-from gateway.core.model import Outcome, Reason
+from gateway.core.model import Reason
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.hedging import Hedge
@@ -26,6 +26,7 @@ from tests.proxy.dialogue import (
     reply,
     settled,
 )
+from tests.proxy.telling import listen, trip
 
 EVENT = b"data: 1\n\n"
 AFTER_S = 0.08
@@ -33,18 +34,6 @@ AFTER_S = 0.08
 GRAIN_S = 0.002
 HEDGED = f"hedge: {{after: {AFTER_S * 1000:g}ms, budget: 1}}\nretry: {{budget: 1}}\n"
 TIMEOUTS = "timeouts: {first_byte: 400ms, connect: 300ms}\n"
-
-
-def listen(gateway) -> list:
-    told = []
-    apply = gateway.plane.apply
-
-    def apply_and_note(event) -> None:
-        told.append(event)
-        apply(event)
-
-    gateway.plane.apply = apply_and_note
-    return told
 
 
 def reasons(told) -> dict[str, list[Reason]]:
@@ -359,9 +348,7 @@ async def test_who_was_drained_meanwhile_is_no_hedge(two):
 async def test_a_probe_runs_alone(two):
     gateway, primary, backup = two
     (state, _) = gateway.plane.view.backends.values()
-    for _ in range(5):
-        gateway.gateway.apply(AttemptStarted(state.id))
-        gateway.gateway.apply(AttemptFinished(state.id, Outcome.of(Reason.RESET)))
+    trip(gateway, state.id)
     assert await settled(lambda: state.circuit is Circuit.HALF_OPEN, 2.0)
     client = await begin(gateway, primary, HANG)
     await asyncio.sleep(AFTER_S + 0.1)
