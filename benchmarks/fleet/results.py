@@ -72,6 +72,8 @@ def markdown(run: Run) -> str:
         + ", ".join(f"{name} {c:g}" for name, c in run.busy_cores.items())
         + ".",
         f"Config: {config}. Versions: " + ", ".join(f"{n} {v}" for n, v in run.versions.items()) + ".",
+        "Gateways, Redis, backend and clients share the cores; in `cost` and `outage` a gateway has one to "
+        "itself. Others may use the machine: read latencies as upper bounds.",
         *(f"Failed: {name}, {why}." for name, why in run.failures.items()),
     ]
     rows = [

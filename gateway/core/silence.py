@@ -53,10 +53,14 @@ class Silence:
             self._note_prompt(kib, now_s)
 
     def answered(self, now_s: float) -> None:
-        """One of those that waited got its first byte."""
-        if self.waiting:
-            self.waiting -= 1
-        self.heard(now_s)
+        """One of those that waited got its first byte. Then as `heard`, without a call: nearly all do."""
+        waiting = self.waiting
+        if waiting:
+            self.waiting = waiting = waiting - 1
+        self._since_s = now_s if waiting else FOREVER_S
+        self._owed_before_s = 0.0
+        if waiting >= WITNESSES or self._witnesses:
+            self._call_witnesses(now_s)
 
     def heard(self, now_s: float) -> None:
         """A byte came on some exchange: the backend works."""

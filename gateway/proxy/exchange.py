@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from gateway.core.model import SUCCESS, Outcome, Plan, Reason, RequestFacts, ShedReason
 from gateway.core.retries import may_succeed_elsewhere, reason_of_status
@@ -68,7 +68,7 @@ class Exchange:
         self._plane = plane
         self._head = head
         self._endpoint = endpoint
-        self.route = cast(Route, None)  # begins with the first plan
+        self.route: Route = None  # type: ignore[assignment]  # begins with the first plan
         self._attempt: Attempt | None = None
         self._hedge: Hedge | None = None
         self._failed: Reason | None = None  # how the one before this attempt did
@@ -168,7 +168,7 @@ class Exchange:
         """It owns the lease from here on."""
         self.record.attempts += 1
         route = self.route
-        route.tried = (*route.tried, lease.candidate)
+        route.tried += (lease.candidate,)
         return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
 
     def send(self, attempt: Attempt) -> None:

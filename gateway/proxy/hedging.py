@@ -26,9 +26,12 @@ _OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
 
 
 def hedge_of(exchange: Exchange, plane: DataPlane, first: Attempt) -> Hedge | None:
-    """The race that `first` may come to; None when there is nobody to race with, or too little is known."""
+    """The race that `first` may come to; None when there is nobody to race with, or too little is known.
+
+    A probe runs alone: overtaken it would tell nothing, and a hung backend would stay half-open.
+    """
     settings = plane.hedge
-    if settings is None or len(plane.view.backends) < 2 or plane.attempts < 2:
+    if settings is None or len(plane.view.backends) < 2 or plane.attempts < 2 or first.candidate.is_probe:
         return None
     delay_s: float | None = settings.after_s
     if not delay_s:  # AT_P95

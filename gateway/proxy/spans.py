@@ -9,7 +9,8 @@ from gateway.proxy.errors import invalid
 from gateway.proxy.headers import RequestHead, ResponseHead
 
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-_LINE = re.compile(rb"\r\n(retry-after(?:-ms)?|date):[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+_LINE = re.compile(rb"\r\n(retry-after(?:-ms)?|date):([^\r\n]*)", re.IGNORECASE)
+MAX_DATE_BYTES = 64
 
 
 def deadline_s(head: RequestHead) -> float | None:
@@ -28,7 +29,7 @@ def retry_after_s(head: ResponseHead) -> float | None:
     `retry-after-ms` is the more exact one and wins. An HTTP-date in Retry-After (RFC 9110 10.2.3) is taken
     from the answer's own Date: no clock of ours need agree with the backend's. Without a Date it is ignored.
     """
-    told = {name.lower(): value for name, value in _LINE.findall(head.forward)}
+    told = {name.lower(): value.strip(b" \t") for name, value in _LINE.findall(head.forward)}
     asked_ms, asked = told.get(b"retry-after-ms", b""), told.get(b"retry-after", b"")
     if _SECONDS.fullmatch(asked_ms):
         return float(asked_ms) / 1000
@@ -40,6 +41,8 @@ def retry_after_s(head: ResponseHead) -> float | None:
 
 def _unix_s(http_date: bytes) -> float | None:
     """None for what is no date; a backend may send anything."""
+    if len(http_date) > MAX_DATE_BYTES:
+        return None
     try:
         parts = parsedate_tz(http_date.decode("latin-1"))
         return None if parts is None else float(mktime_tz(parts))

@@ -12,169 +12,24 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from gateway.core.model import Candidate
 from gateway.ports import NO_CAPS
+from gateway.state.messages import Answer, Ask, Message, Result, Served, permit_of
+from gateway.state.slots import RESERVE_S, Slots
 
 # A heartbeat lasts so long: an idle gateway sends one each second, so one may be lost. A dead gateway's slots
 # are free again after it.
 TTL_S = 2.5
 # The gateway stops using its grants this long before the fleet, by its own clock, would give them away.
 FENCE_MARGIN_S = 0.3
-# Enough idle slots for the arrivals of two busy ticks.
-RESERVE_S = 0.1
 # The arrival rate is the last tick's if that is higher, else it falls slowly: a burst is remembered.
 RATE_KEEP = 0.8
 # A backend that somebody lacked slots of gets no reserve for so long.
 CONTENDED_S = 0.5
 # Backends about which nothing is new are named in turn, so that what is known of them stays fresh.
 REFRESHED_PER_BEAT = 4
-
-
-class Ask:
-    """A request that found no slot here: it wants one at the first of `candidates` of a tier with room."""
-
-    __slots__ = ("candidates",)
-
-    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
-        self.candidates = candidates
-
-
-def permit_of(backend_id: str) -> str:
-    """The probe permit of a backend: arbitrated like a backend with one slot."""
-    return f"{backend_id}#probe"
-
-
-class Message(NamedTuple):
-    """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
-
-    `born_ms` is the birth of the fleet's memory as first heard of: another one means that it was lost since.
-    """
-
-    seq: int
-    sent_s: float
-    is_full: bool
-    known_gateways: int
-    born_ms: int
-    backend_ids: tuple[str, ...]
-    reports: tuple[tuple[int, int, int, int, int], ...]
-    asks: tuple[Ask, ...]
-
-    @property
-    def ask_indexes(self) -> list[list[int | list[int]]]:
-        """For each ask the reports of its candidates, counted from 1; one that left meanwhile has none."""
-        index_of = {backend_id: at for at, backend_id in enumerate(self.backend_ids, 1)}
-        return [
-            [
-                [index_of[c.backend.id], index_of[permit_of(c.backend.id)]]
-                if c.is_probe
-                else index_of[c.backend.id]
-                for c in ask.candidates
-                if c.backend.id in index_of
-            ]
-            for ask in self.asks
-        ]
-
-
-class Result(NamedTuple):
-    """What the fleet says of one backend: slots granted to us, granted to nobody, idle at other gateways.
-
-    `free` below zero: more is in use than may be, so what ends makes room for nobody yet. `share` is what a
-    gateway that is cut off may use.
-    """
-
-    granted: int
-    free: int
-    idle_elsewhere: int
-    share: int
-
-
-class Answer(NamedTuple):
-    """The answer to a Message. `given` holds for each ask the index (from 1) of the report served, or 0."""
-
-    status: str
-    gateways: int = 1
-    born_ms: int = 0
-    results: Sequence[Result] = ()
-    given: Sequence[int] = ()
-
-
-class Served(NamedTuple):
-    """What became of an ask: the candidate whose slot is taken for it, or None.
-
-    `is_idle_elsewhere`: another gateway has been asked to give back what it does not use; ask again soon.
-    """
-
-    ask: Ask
-    candidate: Candidate | None
-    is_idle_elsewhere: bool
-
-
-class Slots:
-    """One backend's slots as this gateway sees them: `limit` for the whole fleet, at most `cap` here.
-
-    `allowance` is what may be in use here at most: the grant, or the share of a gateway that is cut off.
-    """
-
-    __slots__ = (
-        "allowance",
-        "arrivals",
-        "cap",
-        "contended_until_s",
-        "free",
-        "gateways",
-        "granted",
-        "idle_elsewhere",
-        "in_use",
-        "is_permit",
-        "is_told",
-        "limit",
-        "rate_per_s",
-        "share",
-    )
-
-    def __init__(self, *, is_permit: bool = False) -> None:
-        self.is_permit = is_permit
-        self.limit = self.cap = 1 if is_permit else 0
-        self.in_use = 0
-        self.granted = 0
-        self.allowance = 0
-        self.arrivals = 0
-        self.rate_per_s = 0.0
-        self.free = 0
-        self.gateways = 1
-        self.idle_elsewhere = 0
-        self.share: int | None = None
-        self.contended_until_s = float("-inf")
-        self.is_told = False  # the fleet knows our numbers as they are
-
-    @property
-    def idle(self) -> int:
-        return max(self.granted - self.in_use, 0)
-
-    @property
-    def plenty(self) -> int:
-        """How many free slots, ours included, one gateway may hold idle: the fleet keeps half of them."""
-        free = max(self.free + self.idle, 0)
-        return free if self.gateways == 1 else free // (2 * self.gateways)
-
-    def reserve(self, now_s: float) -> int:
-        """How many slots this gateway would like to hold idle."""
-        if self.limit == 0 or self.is_permit or now_s < self.contended_until_s:
-            return 0
-        wanted = ceil(self.rate_per_s * RESERVE_S) + 1
-        return wanted if self.share is None else min(wanted, self.plenty)
-
-    def allowed_when_cut_off(self, gateways: int) -> int:
-        """Before anybody has been heard an equal part; the fleet's word is better (see lua/exchange.lua)."""
-        share = self.limit // gateways if self.share is None else self.share
-        return min(max(share, 1), self.cap)
-
-    def __repr__(self) -> str:
-        return f"<Slots {self.in_use}/{self.granted} of {self.limit}, {self.free} free>"
 
 
 class GrantBook:

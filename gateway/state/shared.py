@@ -26,8 +26,9 @@ from gateway.ports import NO_CAPS, Clock, Lease, StoreHealth
 from gateway.state import wire
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
-from gateway.state.grants import Ask, GrantBook, Message, Served
+from gateway.state.grants import GrantBook
 from gateway.state.keys import Keys, NewsKind
+from gateway.state.messages import Ask, Message, Served
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import msgspec
 from gateway.core.fleet import OpeningShared
 from gateway.core.latency import LatencySummary, merged
 from gateway.state.circuit_news import Opening, opening_heard
-from gateway.state.grants import TTL_S, Answer, Message, Result
+from gateway.state.grants import TTL_S
 from gateway.state.keys import DRAINS_TTL_MS, KEY_TTL_MS, Keys
+from gateway.state.messages import Answer, Message, Result
 
 # How long a drain lasts, on the wire in ms: besides a number of them, for ever and not any more.
 FOREVER_MS, LIFTED_MS = 0, -1

@@ -6,30 +6,14 @@ import asyncio
 
 import pytest
 
-from gateway.core.fleet import AttemptFinished, FirstByteSeen
+from gateway.core.fleet import FirstByteSeen
 from gateway.core.model import SUCCESS, Outcome, Reason, RequestFacts
 from gateway.core.routing import plan_route
 from gateway.proxy.attempt import Attempt
 from tests.proxy.dialogue import BODY, HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
+from tests.proxy.telling import ends, listen
 
 EVENT = b"data: 1\n\n"
-
-
-def listen(gateway) -> list:
-    """What the fleet is told from now on."""
-    told = []
-    apply = gateway.plane.apply
-
-    def apply_and_note(event) -> None:
-        told.append(event)
-        apply(event)
-
-    gateway.plane.apply = apply_and_note
-    return told
-
-
-def ends(told) -> list[AttemptFinished]:
-    return [event for event in told if isinstance(event, AttemptFinished)]
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from gateway.core.breaker import Circuit
-from gateway.core.fleet import AttemptFinished
 from gateway.core.model import Reason, Verdict
 from tests.proxy.dialogue import HANG, Ending, chunk, event_stream, post, settled
+from tests.proxy.telling import ends, listen
 
 EVENT = b'data: {"choices":[]}\n\n'
 HALF_AN_EVENT = b'data: {"choi'
@@ -33,15 +33,7 @@ async def two(start_backend, start_gateway):
     primary, backup = await start_backend(), await start_backend()
     timeouts = "timeouts: {stall: 250ms, total: 600ms}"
     gateway = await start_gateway(timeouts, primary, backup)
-    told = []
-    apply = gateway.plane.apply
-
-    def apply_and_note(event) -> None:
-        told.append(event)
-        apply(event)
-
-    gateway.plane.apply = apply_and_note
-    yield gateway, primary, told
+    yield gateway, primary, listen(gateway)
     assert not backup.requests or gateway.plane.view.clusters["primary"].ejected_backends
 
 
@@ -53,7 +45,7 @@ async def raw_answer(gateway) -> bytes:
 
 
 def check_dropped(gateway, told, reason: Reason) -> None:
-    (end,) = [event for event in told if isinstance(event, AttemptFinished)]
+    (end,) = ends(told)
     assert (end.outcome.verdict, end.outcome.reason) == (Verdict.DROPPED, reason)
     (record,) = gateway.records
     assert (record.status, record.outcome.reason, record.attempts) == (200, reason, 1)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from gateway.core.breaker import Circuit
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained
 from gateway.core.model import Reason
 from gateway.proxy.attempt import Attempt
@@ -25,6 +26,7 @@ from tests.proxy.dialogue import (
     reply,
     settled,
 )
+from tests.proxy.telling import listen, trip
 
 EVENT = b"data: 1\n\n"
 AFTER_S = 0.08
@@ -32,18 +34,6 @@ AFTER_S = 0.08
 GRAIN_S = 0.002
 HEDGED = f"hedge: {{after: {AFTER_S * 1000:g}ms, budget: 1}}\nretry: {{budget: 1}}\n"
 TIMEOUTS = "timeouts: {first_byte: 400ms, connect: 300ms}\n"
-
-
-def listen(gateway) -> list:
-    told = []
-    apply = gateway.plane.apply
-
-    def apply_and_note(event) -> None:
-        told.append(event)
-        apply(event)
-
-    gateway.plane.apply = apply_and_note
-    return told
 
 
 def reasons(told) -> dict[str, list[Reason]]:
@@ -353,6 +343,20 @@ async def test_who_was_drained_meanwhile_is_no_hedge(two):
     gateway.gateway.apply(Drained("backup"))
     assert (await client.answer()).status == 200
     assert not backup.requests
+
+
+async def test_a_probe_runs_alone(two):
+    gateway, primary, backup = two
+    (state, _) = gateway.plane.view.backends.values()
+    trip(gateway, state.id)
+    assert await settled(lambda: state.circuit is Circuit.HALF_OPEN, 2.0)
+    client = await begin(gateway, primary, HANG)
+    await asyncio.sleep(AFTER_S + 0.1)
+    assert not backup.requests
+    answer = await client.answer()
+    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "backup")
+    assert (state.circuit, state.breaker.opening.reason) == (Circuit.OPEN, Reason.FIRST_BYTE_TIMEOUT)
+    assert gateway.records[0].hedge is None
 
 
 async def test_no_hedge_while_the_store_has_to_be_asked(two):

@@ -1,4 +1,4 @@
-"""What second attempts cost, when a plan is too old, and when there is no time for one."""
+"""What second attempts cost, when a plan is too old, and whom the fleet believes."""
 
 from __future__ import annotations
 
@@ -8,53 +8,20 @@ import time
 import pytest
 
 from gateway.core.breaker import Circuit
-from gateway.core.fleet import AttemptFinished, AttemptStarted, BytesSeen, Drained, Undrained
-from gateway.core.model import Outcome, Reason
+from gateway.core.fleet import Drained, Undrained
+from gateway.core.model import Reason
 from tests.proxy.dialogue import (
-    BODY,
-    HANG,
-    LAST_CHUNK,
     Ending,
     WaitingStore,
-    chunk,
-    event_stream,
     post,
     reply,
     settled,
 )
+from tests.proxy.telling import circuit_of, ends, listen, trip
 
 EVENT = b"data: 1\n\n"
 THEIRS = b'{"error":{"message":"theirs"}}'
 DEADLINE = "x-spillway-deadline"
-
-
-def listen(gateway) -> list:
-    """What the fleet is told from now on."""
-    told = []
-    apply = gateway.plane.apply
-
-    def apply_and_note(event) -> None:
-        told.append(event)
-        apply(event)
-
-    gateway.plane.apply = apply_and_note
-    return told
-
-
-def ends(told) -> list[AttemptFinished]:
-    return [event for event in told if isinstance(event, AttemptFinished)]
-
-
-def circuit_of(gateway, backend) -> Circuit:
-    (state,) = [s for s in gateway.plane.view.backends.values() if str(backend.port) in s.id]
-    return state.circuit
-
-
-async def trip(gateway, backend_id: str) -> None:
-    """Five drops in a row, as the fleet hears of them."""
-    for _ in range(5):
-        gateway.gateway.apply(AttemptStarted(backend_id))
-        gateway.gateway.apply(AttemptFinished(backend_id, Outcome.of(Reason.RESET)))
 
 
 @pytest.fixture
@@ -62,133 +29,6 @@ async def two(start_backend, start_gateway):
     primary, backup = await start_backend(), await start_backend()
     gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
     return gateway, primary, backup
-
-
-# --- what the fleet is told --------------------------------------------------------------------------
-
-
-async def test_an_attempt_tells_its_generation_and_the_size_of_the_request(two):
-    gateway, primary, _ = two
-    told = listen(gateway)
-    await gateway.ask(post())
-    began, ended = told
-    backend_id = f"primary@127.0.0.1:{primary.port}"
-    assert began == AttemptStarted(backend_id, 0, len(BODY))
-    assert (ended.backend_id, ended.generation, ended.retry_after_s) == (backend_id, 0, None)
-
-
-DATE = "date: Tue, 01 Dec 2026 10:00:00 GMT"
-ASKS = {
-    "seconds": (["retry-after: 7"], 7.0),
-    "milliseconds": (["retry-after-ms: 1500"], 1.5),
-    "milliseconds-win": (["Retry-After: 7", "Retry-After-Ms: 250"], 0.25),
-    "bad-milliseconds-do-not": (["retry-after: 7", "retry-after-ms: soon"], 7.0),
-    "a-date": ([DATE, "retry-after: Tue, 01 Dec 2026 10:00:09 GMT"], 9.0),
-    "a-past-date": ([DATE, "retry-after: Tue, 01 Dec 2026 09:00:00 GMT"], 0.0),
-    "a-date-without-a-date": (["retry-after: Tue, 01 Dec 2026 10:00:09 GMT"], None),
-    "negative": (["retry-after: -1"], None),
-    "infinite": (["retry-after: 1e999"], None),
-    "nonsense": (["retry-after: 31 Feb 99999999999999999999", DATE], None),
-    "nothing": ([], None),
-}
-
-
-@pytest.mark.parametrize("status", ["429 Full", "503 Full"])
-@pytest.mark.parametrize(("lines", "asked_s"), ASKS.values(), ids=ASKS)
-async def test_a_full_backend_tells_when_to_come_back(two, lines, asked_s, status):
-    gateway, primary, _ = two
-    told = listen(gateway)
-    primary.will(reply(THEIRS, *lines, status=status))
-    await gateway.ask(post())
-    assert ends(told)[0].outcome.reason is Reason.BACKEND_FULL
-    assert ends(told)[0].retry_after_s == asked_s
-
-
-async def test_a_broken_one_that_asks_is_not_full(two):
-    gateway, primary, _ = two
-    told = listen(gateway)
-    primary.will(reply(THEIRS, "retry-after: 7", status="500 Broken"))
-    await gateway.ask(post())
-    assert ends(told)[0].retry_after_s is None
-
-
-async def test_429_with_retry_after_cuts_the_limit_and_moves_on(two):
-    gateway, primary, _ = two
-    (state, _) = gateway.plane.view.backends.values()
-    hold = asyncio.Event()
-    primary.will(hold, reply())
-    busy = await gateway.connect()
-    await busy.send(post())
-    assert await settled(lambda: len(primary.requests) == 1)
-    primary.will(reply(THEIRS, "retry-after-ms: 700", status="429 Full"))
-    answer = await gateway.ask(post())
-    assert (answer.status, answer.header("x-spillway-cluster")) == (200, "backup")
-    assert (state.limit, state.circuit) == (1, Circuit.CLOSED)
-    began_s = time.monotonic()
-    assert (await gateway.ask(post())).header("x-spillway-spill-reason") == "full"
-    assert len(primary.requests) == 2, "it is full and was not asked"
-    assert await settled(lambda: state.limit == 8, 2.0)
-    assert time.monotonic() - began_s > 0.5
-    hold.set()
-    await busy.answer()
-
-
-async def test_bytes_are_told_of_by_the_sweep_once_for_all(start_backend, start_gateway):
-    primary, backup = await start_backend(), await start_backend()
-    gateway = await start_gateway(primary, backup, limit=2)
-    told = listen(gateway)
-    for backend in (primary, backup):
-        backend.default = [event_stream(), *[chunk(EVENT), 0.03] * 14, LAST_CHUNK]
-    began_s = time.monotonic()
-    await asyncio.gather(*(gateway.ask(post()) for _ in range(4)))
-    seen = [event for event in told if isinstance(event, BytesSeen)]
-    assert any(len(event.backend_ids) == 2 for event in seen)
-    assert 2 <= len(seen) <= (time.monotonic() - began_s) / 0.1 + 1
-    told.clear()
-    await asyncio.sleep(0.25)
-    assert not told, "who is silent is not told of"
-
-
-async def test_a_client_that_reads_again_is_no_byte_of_the_backend(start_backend, start_gateway):
-    backend = await start_backend()
-    gateway = await start_gateway("timeouts: {stall: 5s}", backend)
-    big = chunk(b"x" * 60_000)
-    backend.will(event_stream(), *[big] * 100, HANG)
-    client = await gateway.connect()
-    client.stop_reading()
-    await client.send(post())
-    assert await settled(lambda: len(gateway.plane.exchanges) == 1)
-    (exchange,) = gateway.plane.exchanges
-    assert await settled(lambda: exchange.connection.paused_since_s is not None)
-    await asyncio.sleep(0.25)
-    told = listen(gateway)
-    exchange.resume()
-    exchange.pause()
-    await asyncio.sleep(0.25)
-    assert not [event for event in told if isinstance(event, BytesSeen)]
-    client.reset()
-
-
-SILENT_ENDS = {
-    "cut-error": [b"HTTP/1.1 400 Bad\r\nContent-Length: 9\r\n\r\nabc", Ending.FIN],
-    "stalled-error": [b"HTTP/1.1 400 Bad\r\nContent-Length: 9\r\n\r\nabc", HANG],
-    "refused": None,
-}
-
-
-@pytest.mark.parametrize("script", SILENT_ENDS.values(), ids=SILENT_ENDS)
-async def test_nobody_is_counted_as_waiting_for_ever(start_backend, start_gateway, script):
-    """A wait that is never counted out looks like a hung engine, once nothing else runs there."""
-    backend = await start_backend()
-    gateway = await start_gateway("timeouts: {stall: 200ms}", backend)
-    if script is None:
-        await backend.refuse()
-    else:
-        backend.default = script
-    for _ in range(3):
-        await gateway.ask(post())
-    (state,) = gateway.plane.view.backends.values()
-    assert state.silence.waiting == 0
 
 
 # --- plans that are too old --------------------------------------------------------------------------
@@ -207,7 +47,7 @@ async def waiting_for_a_slot(gateway):
 async def test_a_circuit_that_opened_while_the_request_waited_for_a_slot(two):
     gateway, primary, _ = two
     client, store, inner = await waiting_for_a_slot(gateway)
-    await trip(gateway, f"primary@127.0.0.1:{primary.port}")
+    trip(gateway, f"primary@127.0.0.1:{primary.port}")
     store.may_answer.set()
     answer = await client.answer()
     assert (answer.header("x-spillway-cluster"), answer.header("x-spillway-attempts")) == ("backup", "1")
@@ -271,7 +111,7 @@ async def test_a_circuit_that_opened_while_the_attempt_connected(two):
     client = await gateway.connect()
     await client.send(post())
     assert await settled(lambda: gateway.leases == 1)
-    await trip(gateway, f"primary@127.0.0.1:{primary.port}")
+    trip(gateway, f"primary@127.0.0.1:{primary.port}")
     may_connect.set()
     answer = await client.answer()
     assert (answer.header("x-spillway-cluster"), answer.header("x-spillway-attempts")) == ("backup", "1")
@@ -286,7 +126,7 @@ async def test_the_probe_itself_may_connect(two):
     """It holds the one permit: that this is taken does not speak against it."""
     gateway, primary, _ = two
     backend_id = f"primary@127.0.0.1:{primary.port}"
-    await trip(gateway, backend_id)
+    trip(gateway, backend_id)
     assert await settled(lambda: circuit_of(gateway, primary) is Circuit.HALF_OPEN, 2.0)
     gateway.plane.pools[backend_id].close_idle()
     answer = await gateway.ask(post())
@@ -380,82 +220,6 @@ async def test_an_error_that_was_not_retried_is_untouched(start_backend, start_g
     backend.will(reply(THEIRS, "x-own: 1", status="500 Broken"))
     answer = await gateway.ask(post())
     assert {name for name, _ in answer.headers} == {"content-length", "content-type", "x-own", "x-request-id"}
-
-
-# --- deadlines ---------------------------------------------------------------------------------------
-
-
-async def test_the_client_s_deadline_ends_the_request_and_blames_nobody(two):
-    gateway, primary, backup = two
-    told = listen(gateway)
-    primary.default = [HANG]
-    for _ in range(6):
-        began_s = time.monotonic()
-        answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.1"))
-        assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
-        assert 0.1 <= time.monotonic() - began_s < 0.28
-    assert {end.outcome.reason for end in ends(told)} == {Reason.CLIENT_LEFT}
-    assert min(end.elapsed_s for end in ends(told)) >= 0.09
-    assert circuit_of(gateway, primary) is Circuit.CLOSED
-    assert {record.outcome.verdict for record in gateway.records} == {"ignored"}
-    assert not backup.requests
-    assert all(request.header(DEADLINE) is None for request in primary.requests)
-
-
-async def test_a_deadline_in_the_middle_of_a_stream(two):
-    gateway, primary, _ = two
-    primary.will(event_stream(), *[chunk(EVENT), 0.05] * 40)
-    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.25"))
-    assert not answer.is_whole and answer.body.count(b"upstream_timeout_total") == 1
-    assert gateway.records[0].outcome.reason is Reason.CLIENT_LEFT
-
-
-async def test_the_smaller_of_both_deadlines_wins(start_backend, start_gateway):
-    backend = await start_backend()
-    gateway = await start_gateway("timeouts: {total: 200ms}", backend)
-    told = listen(gateway)
-    backend.will(HANG)
-    began_s = time.monotonic()
-    assert (await gateway.ask(post(BODY, f"{DEADLINE}: 30"))).status == 504
-    assert time.monotonic() - began_s < 0.5
-    assert ends(told)[0].outcome.reason is Reason.TOTAL_TIMEOUT
-
-
-async def test_a_deadline_that_has_passed_takes_no_slot(two):
-    gateway, primary, _ = two
-    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0"))
-    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
-    assert not primary.requests and gateway.records[0].attempts == 0
-
-
-@pytest.mark.parametrize("value", ["soon", "-1", "1e3", "nan", "inf", "", "1,5", "1s", "99999999999"])
-async def test_a_malformed_deadline_is_a_400_that_names_the_header(two, value):
-    gateway, primary, _ = two
-    client = await gateway.connect()
-    await client.send(post(BODY, f"{DEADLINE}: {value}"))
-    answer = await client.answer()
-    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_request", DEADLINE)
-    assert DEADLINE in answer.error["message"]
-    assert not primary.requests
-    await client.send(post())
-    assert (await client.answer()).status == 200
-
-
-async def test_nobody_is_tried_who_needs_longer_than_there_is_time(two):
-    gateway, primary, backup = two
-    gateway.gateway.apply(Drained("primary"))
-    backup.default = [0.3, reply()]
-    await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
-    for _ in range(2):
-        await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
-    gateway.gateway.apply(Undrained("primary"))
-    asked = len(backup.requests)
-    primary.will(reply(THEIRS, status="500 Broken"))
-    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.2"))
-    assert (answer.status, answer.body) == (500, THEIRS)
-    primary.will(reply(THEIRS, status="500 Broken"))
-    assert (await gateway.ask(post(BODY, f"{DEADLINE}: 2"))).status == 200
-    assert len(backup.requests) == asked + 1
 
 
 # --- whom to believe ---------------------------------------------------------------------------------

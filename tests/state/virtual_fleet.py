@@ -12,8 +12,9 @@ import redis
 
 from gateway.core.model import Backend, Candidate, Plan, PlanReason
 from gateway.state import wire
-from gateway.state.grants import Ask, GrantBook, Message, Served
+from gateway.state.grants import GrantBook
 from gateway.state.keys import Keys
+from gateway.state.messages import Ask, Message, Served
 
 CLOCK_KEY = "test:clock"
 START_S = 1_700_000_000.0
