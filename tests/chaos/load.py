@@ -18,6 +18,7 @@ from tests.proxy.dialogue import Client, post
 
 ANSWER_S = 20.0
 _CLUSTER = re.compile(r"\r\nx-spillway-cluster: *(\S+)")
+_WHOLE = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 _LENGTH = re.compile(r"\r\ncontent-length: *(\d+)")
 
 
@@ -151,8 +152,13 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, str | None]:
     if (length := _LENGTH.search(head)) is not None:
         await reader.readexactly(int(length[1]))
     else:
-        body = await reader.readuntil(b"\r\n0\r\n\r\n")
-        if not body.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+        end = b""
+        while not end.endswith(b"\r\n0\r\n\r\n"):
+            data = await reader.read(65536)
+            if not data:
+                raise asyncio.IncompleteReadError(end, None)
+            end = (end + data)[-len(_WHOLE) :]
+        if end != _WHOLE:
             status = 0
     return status, cluster[1] if cluster is not None else None
 
