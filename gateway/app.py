@@ -138,6 +138,7 @@ class Gateway:
         )
         for name, until_s in (self._place.drains if self._place else {}).items():
             self.apply(Drained(name, until_s))
+            self._store.assume_drain(name, until_s - self._clock())
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port

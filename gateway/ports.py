@@ -58,6 +58,9 @@ class StateStore(Protocol):
     def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
         """Tells other gateways at once that a circuit has opened here, or has closed again."""
 
+    def assume_drain(self, name: str, for_s: float) -> None:
+        """A drain that this gateway was told of at its start: it holds unless the fleet knows better."""
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         """Tells other gateways of a drain of a cluster or backend (inf: without an end; None: it is over)."""
 

@@ -25,6 +25,10 @@ class DrainMarks:
         else:
             self._until_s[name] = until_s
 
+    def assume(self, name: str, for_s: float, now_s: float) -> None:
+        """As if heard before: the fleet's next word may end it, a fleet without a memory takes it over."""
+        self._until_s[name] = now_s + for_s
+
     def to_tell(self, now_s: float) -> list[tuple[str, int]]:
         self._sent = dict(self._untold)
         return [(name, _for_ms(until_s, now_s)) for name, until_s in self._sent.items()]

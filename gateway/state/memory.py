@@ -32,6 +32,9 @@ class MemoryStore:
     def share_circuit(self, effect: ShareOpening | ShareClosing) -> None:
         pass
 
+    def assume_drain(self, name: str, for_s: float) -> None:
+        pass
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         pass  # there is nobody to tell
 

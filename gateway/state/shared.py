@@ -200,6 +200,9 @@ class SharedStore:
         self._circuits.note(effect, self._clock())
         self._wake.set()
 
+    def assume_drain(self, name: str, for_s: float) -> None:
+        self._drains.assume(name, for_s, self._clock())
+
     def share_drain(self, name: str, for_s: float | None) -> None:
         self._drains.mark(name, for_s, self._clock())
         self._wake.set()

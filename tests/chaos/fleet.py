@@ -147,7 +147,8 @@ class Fleet:
         self._url = url
         self._clusters = (
             # Longer than the longest story.
-            f"timeouts: {{total: 20m}}\nclusters:\n- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
+            "timeouts: {total: 20m}\nclusters:\n"
+            f"- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
             f"- {{name: backup, tier: backup, limit: 10000, backends: ['{urls[1]}']}}\n"
         )
         self.members: list[Member] = []

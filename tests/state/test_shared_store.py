@@ -22,6 +22,7 @@ from gateway.core.fleet import (
 )
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Backend, Candidate, Plan, PlanReason, Reason
+from gateway.state.grants import TTL_S
 from gateway.state.keys import Keys
 from gateway.state.redis import RedisLink
 from gateway.state.shared import Company, LinkFailed, SharedStore
@@ -177,6 +178,34 @@ async def test_who_starts_later_learns_the_drains_that_are_in_force(redis_server
         await late.store.start()
         assert late.events == [Drained("c")]
         await late.store.stop()
+
+
+async def test_a_drain_told_at_the_start_ends_when_the_fleet_does_not_know_it(redis_server):
+    async with gateways(redis_server, 1, a=3) as (one,):
+        with redis_server.client() as client:
+            await until(lambda: old_enough(client, one), "a memory older than a heartbeat")
+        late = Gateway(RedisLink(redis_server.url, one.store._keys.news), fleet_of(one))
+        late.store.assume_drain("c", float("inf"))
+        await late.store.start()
+        assert late.events == [Undrained("c")]
+        await late.store.stop()
+
+
+async def test_a_drain_told_at_the_start_is_taken_over_by_a_fleet_without_a_memory(redis_server):
+    first = Gateway(RedisLink(redis_server.url, Keys("reborn").news), "reborn")
+    first.store.assume_drain("c", float("inf"))
+    await first.store.start()
+    second = Gateway(RedisLink(redis_server.url, Keys("reborn").news), "reborn")
+    await second.store.start()
+    assert first.events == []
+    assert second.events == [Drained("c")]
+    for gateway in (first, second):
+        await gateway.store.stop()
+
+
+def old_enough(client, gateway: Gateway) -> bool:
+    marks = client.hgetall(gateway.store._keys.gateways)
+    return int(marks[b"!clock"]) > int(marks[b"!born"]) + TTL_S * 1000
 
 
 def fleet_of(gateway: Gateway) -> str:
