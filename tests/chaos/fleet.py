@@ -146,8 +146,7 @@ class Fleet:
         urls = [f"http://{HOST}:{port}" for port in (backend.port, *backend.other_ports)]
         self._url = url
         self._clusters = (
-            # Longer than the longest story.
-            "timeouts: {total: 20m}\nclusters:\n"
+            "timeouts: {total: 20m}\nclusters:\n"  # longer than the longest story
             f"- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
             f"- {{name: backup, tier: backup, limit: 10000, backends: ['{urls[1]}']}}\n"
         )
