@@ -73,7 +73,7 @@ class Gateway:
         self._state = GatewayState.STARTING
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
         self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
-        self._generation = place.generation if place is not None else 1
+        self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         draw = _uniform_draws()
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
@@ -184,7 +184,7 @@ class Gateway:
         if self._tls is not None and config.tls is not None and tls is not None:
             self._tls.renew(config.tls, tls)
 
-    async def _adopt(self, config: Config) -> None:
+    async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
 
     def heed_signals(self) -> None:
@@ -244,7 +244,7 @@ class Gateway:
         return GatewayStatus(self._state, len(self._plane.exchanges), detail)
 
     def config_status(self) -> ConfigStatus:
-        return self._reloader.status if self._reloader is not None else ConfigStatus(self._generation)
+        return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
 
     def _make_store(self) -> StateStore:
         state = self._config.state
