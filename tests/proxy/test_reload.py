@@ -19,7 +19,7 @@ from aiohttp import ClientSession
 from gateway.app import Gateway
 from gateway.config.loading import load_whole
 from gateway.core.breaker import Circuit
-from gateway.core.fleet import Drained
+from gateway.core.fleet import FOREVER_S, Drained
 from gateway.reloading import reloader as reloader_module
 from tests.proxy.conftest import _OWN_LINES, Running, one_per_tier
 from tests.proxy.dialogue import LAST_CHUNK, ScriptedBackend, chunk, event_stream, post, settled
@@ -223,6 +223,33 @@ async def test_a_path_that_is_taken_back_is_closed_on_open_connections_too(start
     await gateway.reload()
     await client.send(post(path="/my/way"))
     assert (await client.answer()).status == 404
+
+
+async def test_a_drain_holds_for_a_backend_that_leaves_and_comes_back(start, start_backend):
+    drained, stays = await start_backend(), await start_backend()
+    gateway = await start(pair_of(drained, stays))
+    name = id_of(drained)
+    assert (await gateway.admin("POST", f"/api/v1/backends/{name}/drain"))[0] == 200
+    for fleet in ([stays], [drained, stays]):
+        gateway.write(pair_of(*fleet))
+        await gateway.reload()
+    for _ in range(8):
+        assert (await gateway.ask(post())).status == 200
+    assert not drained.requests
+    assert (await gateway.admin("POST", f"/api/v1/backends/{name}/undrain"))[0] == 200
+    for fleet in ([stays], [drained, stays]):
+        gateway.write(pair_of(*fleet))
+        await gateway.reload()
+    assert gateway.plane.view.backends[name].drained_until_s is None
+
+
+async def test_a_drain_told_by_the_fleet_holds_for_a_backend_that_comes_later(start, start_backend):
+    late, early = await start_backend(), await start_backend()
+    gateway = await start(pair_of(early))
+    gateway.gateway._apply_heard(Drained(id_of(late)))
+    gateway.write(pair_of(early, late))
+    await gateway.reload()
+    assert gateway.plane.view.backends[id_of(late)].drained_until_s == FOREVER_S
 
 
 # --- what is refused ------------------------------------------------------------------------------------
