@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -33,10 +32,11 @@ from locust import LoadTestShape, User, events, task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.load import prompts
+from benchmarks.load.options import SHAPES, add_shape_options, shape_of
 from benchmarks.load.prompts import Mix, Sizes
-from benchmarks.load.shapes import Arrival, Diurnal, Replay, Shape, Spike
+from benchmarks.load.shapes import Arrival, Replay, Shape
 from benchmarks.load.streams import StreamReading
-from benchmarks.load.traces import TraceError, read_trace
+from benchmarks.load.traces import TraceError
 
 CONNECT_S, SILENCE_S = 5.0, 120.0
 MAX_CONNECTIONS = 10_000
@@ -57,36 +57,9 @@ def add_options(parser: Any) -> None:
     add("--key", default="", env_var="SPILLWAY_KEY", is_secret=True, help="sent as Authorization: Bearer")
     add("--patience", type=float, default=0.4, help="median seconds until an impatient client leaves")
     add("--think", type=float, default=2.0, help="mean seconds between two requests of a user (closed loop)")
-    add("--seed", type=int, default=1, help="of arrivals, kinds, sizes, patience")
     add("--record", default="", help="a file for one JSON line per request")
-    add("--shape", choices=["", "spike", "diurnal", "replay"], default="", env_var="SPILLWAY_SHAPE")
-    add("--base-rps", type=float, default=10.0, help="spike, diurnal: requests/s outside of it")
-    add("--factor", type=float, default=0.0, help="how many times the base (default: spike 12, diurnal 4)")
-    add("--before", type=float, default=10.0, help="spike: seconds of base before")
-    add("--spike-for", type=float, default=20.0, help="spike: its seconds")
-    add("--after", type=float, default=15.0, help="spike: seconds of base after")
-    add("--period", type=float, default=300.0, help="diurnal: seconds of a day")
-    add("--trace", default="", help="replay: CSV (or .gz) with t_seconds,input_tokens,output_tokens")
-    add("--trace-from", type=float, default=0.0, help="replay: begin at this second of the trace")
-    add("--trace-to", type=float, default=math.inf, help="replay: end before this one")
-    add("--speed-up", type=float, default=1.0, help="replay: divides the trace's times")
-
-
-def shape_of(options: Any) -> Shape | None:
-    """Raises TraceError, and ValueError for options that mean nothing."""
-    for name in ("base_rps", "spike_for", "period", "speed_up", "patience", "think"):
-        if not getattr(options, name) > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0")
-    if options.shape == "spike":
-        times_s = (options.before, options.spike_for, options.after)
-        return Spike(options.base_rps, options.factor or 12.0, *times_s)
-    if options.shape == "diurnal":
-        return Diurnal(options.base_rps, options.factor or 4.0, options.period)
-    if options.shape == "replay":
-        if not options.trace:
-            raise ValueError("--shape replay needs --trace FILE")
-        return Replay(read_trace(Path(options.trace), options.trace_from, options.trace_to), options.speed_up)
-    return None
+    add("--shape", choices=["", *SHAPES], default="", env_var="SPILLWAY_SHAPE")
+    add_shape_options(add)
 
 
 class Site:
@@ -168,7 +141,9 @@ class Client(User):
         except Refused as exc:
             outcome, error = "refused", str(exc)
         except (Failed, OSError, HTTPParseError) as exc:
-            outcome, error = "failed", str(exc) or type(exc).__name__
+            # A gateway that can't go on says why in an event, and then cuts: the event tells more.
+            why = reply.stream and reply.stream.error
+            outcome, error = "failed", why or str(exc) or type(exc).__name__
         took_s = time.perf_counter() - reply.began_s
         self._fire(outcome, error, took_s, reply)
         site.record(
@@ -356,6 +331,8 @@ def prepare(environment: Any, **_: Any) -> None:
     """Before the run: the shape that was asked for, and what all users share."""
     options = environment.parsed_options
     try:
+        if not (options.patience > 0 and options.think > 0):
+            raise ValueError("--patience and --think must be above 0")
         shape = shape_of(options)
         Client.site = OpenLoop.site = Site(options, environment.host or options.host)
     except (TraceError, ValueError, OSError) as exc:

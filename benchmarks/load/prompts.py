@@ -44,10 +44,10 @@ class Mix:
         return Sizes(self.input_tokens.draw(random), self.output_tokens.draw(random))
 
 
-_SHORT_ANSWER = Lognormal(16, 0.3, 8, 32)
+_SHORT_ANSWER = Lognormal(8, 0.3, 4, 16)
 # Prompts like those of chats and of documents; answers short enough that a run of a minute holds thousands.
 CHAT = Mix(Lognormal(200, 0.8, 10, 4_000), _SHORT_ANSWER)
-BATCH = Mix(Lognormal(400, 0.6, 50, 4_000), Lognormal(24, 0.3, 12, 48))
+BATCH = Mix(Lognormal(400, 0.6, 50, 4_000), Lognormal(10, 0.3, 5, 20))
 EMBEDDINGS = Mix(Lognormal(120, 0.6, 10, 2_000), Lognormal(1, 0.0, 1, 1))
 LONG_PROMPT = Mix(Lognormal(8_000, 0.5, 2_000, 32_000), _SHORT_ANSWER)
 
