@@ -42,7 +42,8 @@ class Screen:
     def _table(self, seconds: Sequence[Second]) -> Table:
         shown = Table(box=None, header_style="bold", pad_edge=False)
         for head in heads(list(self._limits)):
-            shown.add_column(head, justify="right", no_wrap=True)
+            # Two lines of head make room for all columns on a terminal of 100.
+            shown.add_column(head.replace(" ", "\n", 1), justify="right", no_wrap=True)
         for second in seconds:
             is_full = all(second.in_flight[tier] > 0.9 * limit for tier, limit in self._limits.items())
             spills = any(second.spills.values())

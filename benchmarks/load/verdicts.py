@@ -154,7 +154,7 @@ def _limits(evidence: Evidence) -> Verdict:
     is_met = all(
         max(evidence.engine_peaks[tier], looked[tier]) <= limit for tier, limit in evidence.limits.items()
     )
-    return Verdict("the engines' own peaks, two gateways together", told, "never above the limit", is_met)
+    return Verdict("the engines' own peaks, all gateways together", told, "never above the limit", is_met)
 
 
 def _agreement(evidence: Evidence) -> Verdict:
