@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.load import prompts
 from benchmarks.load.options import SHAPES, add_shape_options, shape_of
 from benchmarks.load.prompts import Mix, Sizes
+from benchmarks.load.replies import Failed, Left, Refused, Reply
 from benchmarks.load.shapes import Arrival, Replay, Shape
-from benchmarks.load.streams import StreamReading
 from benchmarks.load.traces import TraceError
 
 CONNECT_S, SILENCE_S = 5.0, 120.0
@@ -62,22 +62,26 @@ def add_options(parser: Any) -> None:
     add_shape_options(add)
 
 
+def gateways_of(options: Any, host: str | None) -> list[str]:
+    """Raises ValueError when there is none."""
+    urls = [url.strip() for url in options.gateways.split(",") if url.strip()] or [host or ""]
+    if not all(urls):
+        raise ValueError("whom to ask? -H URL, or --gateways URL,URL")
+    return urls
+
+
 class Site:
-    """What all users of this process share: gateways, options, numbers, the record."""
+    """What all users of this process share in a run: gateways, options, numbers, the record."""
 
     def __init__(self, options: Any, host: str | None) -> None:
-        urls = [url.strip() for url in options.gateways.split(",") if url.strip()] or [host or ""]
-        if not all(urls):
-            raise ValueError("whom to ask? -H URL, or --gateways URL,URL")
         self.options = options
         self.random = Random(f"clients {options.seed}")
-        limits = {
-            "concurrency": MAX_CONNECTIONS,
-            "connection_timeout": CONNECT_S,
-            "network_timeout": SILENCE_S,
-        }
-        clients = [(url, HTTPClient.from_url(url, **limits)) for url in urls]
-        self.turns = itertools.cycle(clients)
+        times_s = {"connection_timeout": CONNECT_S, "network_timeout": SILENCE_S}
+        self._clients = [
+            (url, HTTPClient.from_url(url, concurrency=MAX_CONNECTIONS, **times_s))
+            for url in gateways_of(options, host)
+        ]
+        self.turns = itertools.cycle(self._clients)
         self.numbers = itertools.count(1)
         self.headers = {"content-type": "application/json"}
         if options.key:
@@ -88,17 +92,12 @@ class Site:
         if self._record is not None:
             self._record.write(json.dumps(fields) + "\n")
 
-
-class Left(Exception):
-    """The client's patience ended."""
-
-
-class Refused(Exception):
-    """429; the text is the error code."""
-
-
-class Failed(Exception):
-    """Not the answer that was asked for."""
+    def close(self) -> None:
+        for _, client in self._clients:
+            client.close()
+        if self._record is not None:
+            self._record.close()
+            self._record = None
 
 
 class Client(User):
@@ -175,57 +174,6 @@ class Client(User):
         )  # fmt: skip
 
 
-class Reply:
-    """What came back for one request, as far as it came."""
-
-    def __init__(self, sent_s: float, began_s: float) -> None:
-        self.sent_s = sent_s
-        self.began_s = began_s
-        self.head_s: float | None = None
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.length = 0
-        self.stream: StreamReading | None = None
-
-    def read(self, response: Any, is_streamed: bool) -> None:
-        """To the end. Raises Refused, Failed, Left, OSError and HTTPParseError; the connection is let go."""
-        try:
-            self.head_s = time.perf_counter() - self.began_s
-            self.status = response.status_code
-            self.headers = {name.lower(): value for name, value in response.items()}
-            if self.status != 200:
-                self._refuse(response.read())
-            if not is_streamed:
-                self.length = len(response.read())
-                return
-            self.stream = stream = StreamReading(self.began_s)
-            while line := response.readline(b"\n") or response.read():
-                self.length += len(line)
-                stream.line(line, time.perf_counter())
-            if stream.failure is not None:
-                raise Failed(stream.failure)
-        finally:
-            response.release()
-
-    def _refuse(self, body: bytes) -> None:
-        try:
-            code = json.loads(body)["error"]["code"] or "without a code"
-        except (ValueError, KeyError, TypeError):
-            code = "not an OpenAI error"
-        raise Refused(code) if self.status == 429 else Failed(f"{self.status} {code}")
-
-    def told(self) -> dict[str, object]:
-        stream = self.stream
-        return {
-            "status": self.status,
-            "head_s": self.head_s and round(self.head_s, 6),
-            "ttft_s": stream and stream.ttft_s and round(stream.ttft_s, 6),
-            "tokens": stream and stream.tokens,
-            "tier": self.headers.get("x-spillway-tier"),
-            "spill_reason": self.headers.get("x-spillway-spill-reason"),
-        }
-
-
 class Chat(Client):
     """Somebody who reads along."""
 
@@ -288,8 +236,8 @@ class OpenLoop(User):
         clients = [kind(self.environment) for kind in self.kinds]
         weights = [kind.weight for kind in self.kinds]
         draw = Random(f"kinds {options.seed}")
-        self.site.record(start_s=time.time())
         start_s, started_s = time.time(), time.perf_counter()
+        self.site.record(start_s=start_s)
         try:
             for arrival in self.shape.arrivals(options.seed):
                 gevent.sleep(max(arrival.at_s - (time.perf_counter() - started_s), 0))
@@ -327,15 +275,16 @@ class Driver(LoadTestShape):
 
 
 @events.init.add_listener
-def prepare(environment: Any, **_: Any) -> None:
-    """Before the run: the shape that was asked for, and what all users share."""
+def choose_shape(environment: Any, **_: Any) -> None:
+    """Once, before Locust runs or shows its page. What is wrong ends it."""
     options = environment.parsed_options
     try:
         if not (options.patience > 0 and options.think > 0):
             raise ValueError("--patience and --think must be above 0")
         shape = shape_of(options)
-        Client.site = OpenLoop.site = Site(options, environment.host or options.host)
-    except (TraceError, ValueError, OSError) as exc:
+        if options.headless and not options.master:
+            gateways_of(options, environment.host)
+    except (TraceError, ValueError) as exc:
         sys.exit(f"locustfile: {exc}")
     if shape is None:
         return
@@ -344,3 +293,14 @@ def prepare(environment: Any, **_: Any) -> None:
     environment.user_classes[:] = [OpenLoop]
     environment.shape_class = Driver(shape.duration_s)
     environment.shape_class.runner = environment.runner
+
+
+@events.test_start.add_listener
+def open_site(environment: Any, **_: Any) -> None:
+    """Anew for each run: the page's host may be another one, and so may its options."""
+    Client.site = OpenLoop.site = Site(environment.parsed_options, environment.host)
+
+
+@events.test_stop.add_listener
+def close_site(environment: Any, **_: Any) -> None:
+    Client.site.close()

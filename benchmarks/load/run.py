@@ -133,6 +133,8 @@ def load(args: argparse.Namespace, shape: Shape, folder: Path, screen: Screen) -
                 tail = (folder / "locust.log").read_text(errors="replace").splitlines()[-15:]
                 raise Failed("\n  ".join([f"{failure}. Its last lines:", *tail])) from failure
         start_s, asked = read_record(_lines(record))
+        if not asked:
+            raise Failed("Locust asked nothing")
         served = read_access_log(logged(fleet, len(asked)))
         looks = [look for look in watcher.looks if look.at_s >= start_s]
         final = Watcher(admin_ports)
