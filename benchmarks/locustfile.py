@@ -40,6 +40,7 @@ from benchmarks.load.traces import TraceError
 
 CONNECT_S, SILENCE_S = 5.0, 120.0
 MAX_CONNECTIONS = 10_000
+IS_OVER = "spillway_shape_is_over"
 DRAIN_S = 60.0  # how long the last answers of an open loop may take
 
 
@@ -246,9 +247,9 @@ class OpenLoop(User):
             asking.join(DRAIN_S)
         finally:
             asking.kill()
-        if isinstance(self.environment.shape_class, Driver):
-            self.environment.shape_class.is_over = True
-        gevent.sleep(DRAIN_S)  # nothing is left to do: the shape ends the run, within a second
+        assert self.environment.runner is not None
+        self.environment.runner.send_message(IS_OVER)
+        gevent.sleep(DRAIN_S)  # nothing is left to do: the shape ends the run, within a second or two
 
     def _send(self, asking: Group, client: Client, arrival: Arrival, start_s: float) -> None:
         row = arrival.row
@@ -269,6 +270,10 @@ class Driver(LoadTestShape):
     def reset_time(self) -> None:
         super().reset_time()
         self.is_over = False
+
+    def end(self, **_: Any) -> None:
+        """Heard from the one user, who may be in another process."""
+        self.is_over = True
 
     def tick(self) -> tuple[int, float] | None:
         return None if self.is_over or self.get_run_time() > self._last_s else (1, 1.0)
@@ -293,6 +298,8 @@ def choose_shape(environment: Any, **_: Any) -> None:
     environment.user_classes[:] = [OpenLoop]
     environment.shape_class = Driver(shape.duration_s)
     environment.shape_class.runner = environment.runner
+    if not options.worker:
+        environment.runner.register_message(IS_OVER, environment.shape_class.end)
 
 
 @events.test_start.add_listener
