@@ -19,6 +19,7 @@ from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, Gateway
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import breaker_of, clusters_of, endpoints_of
 from gateway.config.schema import Config
+from gateway.core.events import TICK_S
 from gateway.core.fleet import (
     CloseIdleConnections,
     Drained,
@@ -50,8 +51,6 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
 
 log = logging.getLogger(__name__)
-
-TICK_S = 0.5
 
 
 class Gateway:

@@ -8,6 +8,10 @@ from pathlib import Path
 from gateway.config.schema import BackendConfig, ClusterConfig, Config
 from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
+from gateway.core.retries import ExtraAttempts
+
+# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
+MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,13 @@ def breaker_of(config: Config) -> BreakerSettings:
         breaker.open_max_s,
         breaker.slow_start_s,
     )
+
+
+def extra_attempts_of(config: Config) -> ExtraAttempts:
+    """The one budget of a gateway's second attempts, whatever the route."""
+    retries, hedge = config.retry.budget, config.hedge
+    at_least = MIN_RETRIES if retries else 0
+    return ExtraAttempts(retries, hedge.budget if hedge is not None else 0.0, at_least)
 
 
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:

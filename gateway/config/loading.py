@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.config.problems import ConfigError, Problem
-from gateway.config.schema import Config
+from gateway.config.schema import Config, Section
+
+if TYPE_CHECKING:
+    from gateway.config.reading import Reading
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 # Enough for the longest text that parse() takes; an endless device is not read to its end.
 MAX_BYTES = 4 * 2**20
@@ -16,13 +22,24 @@ MAX_BYTES = 4 * 2**20
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError with all problems found."""
     path = Path(path)
-    return parse(_read_text(path), str(path), path.parent)
+    return parse(read_text(path), str(path), path.parent)
 
 
 def parse(
     text: str, source_name: str, base_dir: str | Path, environment: Mapping[str, str] | None = None
 ) -> Config:
     """The configuration in a text; `base_dir` is what its file paths are relative to. Raises ConfigError."""
+    return parse_as(Config, text, source_name, base_dir, environment)[0]
+
+
+def parse_as(
+    kind: type[AnySection],
+    text: str,
+    source_name: str,
+    base_dir: str | Path,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[AnySection, Reading]:
+    """A text read as a section of this kind, and the reading, which knows the lines. Raises ConfigError."""
     # Here, so that what only carries a Config does not load a YAML parser.
     from msgspec.inspect import type_info
 
@@ -33,14 +50,15 @@ def parse(
     root = parse_document(text, source_name)
     around = Surroundings(Path(base_dir), os.environ if environment is None else environment)
     reading = Reading(source_name, around)
-    config = reading.read(root, type_info(Config), "")
+    section = reading.read(root, type_info(kind), "")
     if reading.problems:
         raise ConfigError(reading.problems)
-    assert isinstance(config, Config)
-    return config
+    assert isinstance(section, kind)
+    return section, reading
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What stands in a file. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES)

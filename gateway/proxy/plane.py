@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 
+from gateway.config.fleet import extra_attempts_of
 from gateway.config.schema import Config
+from gateway.core.events import SWEEP_S
 from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
-from gateway.core.retries import ExtraAttempts
 from gateway.ports import Clock, StateStore, Telemetry
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
@@ -25,11 +26,6 @@ from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
-
-# Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
-SWEEP_S = 0.1
-# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
-MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class DataPlane:
         self.writes = writes
         self.exchanges: set[Exchange] = set()
         self.hedge = config.hedge
-        self.extra = _extra_attempts(config)
+        self.extra = extra_attempts_of(config)
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
         self.is_draining = False
         self.buffered_bytes = 0
@@ -201,10 +197,3 @@ class DataPlane:
         except Exception:
             log.exception("the sweep failed")
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
-
-
-def _extra_attempts(config: Config) -> ExtraAttempts:
-    """The one budget of this gateway's second attempts, whatever the route."""
-    retries, hedge = config.retry.budget, config.hedge
-    at_least = MIN_RETRIES if retries else 0
-    return ExtraAttempts(retries, hedge.budget if hedge is not None else 0.0, at_least)
