@@ -77,6 +77,13 @@ def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return demo.run
 
 
+def _simulate(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.sim import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 def _drain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from gateway.admin import drain_command
 
@@ -95,6 +102,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "simulate": ("tell what a configuration will do with a trace, before it is rolled out", _simulate),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),
     "mock-engine": ("run a model server that only pretends, with faults on demand", _mock_engine),
