@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from gateway.config.schema import BackendConfig, ClusterConfig, Config
+from gateway.config.files import FileContent
+from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
 from gateway.core.retries import ExtraAttempts
@@ -19,7 +19,7 @@ class UpstreamTls:
     """How to verify an https backend: `ca_file` None trusts the system's certificates."""
 
     server_name: str
-    ca_file: Path | None = None
+    ca_file: FileContent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,10 @@ def breaker_of(config: Config) -> BreakerSettings:
     )
 
 
-def extra_attempts_of(config: Config) -> ExtraAttempts:
-    """The one budget of a gateway's second attempts, whatever the route."""
-    retries, hedge = config.retry.budget, config.hedge
-    at_least = MIN_RETRIES if retries else 0
-    return ExtraAttempts(retries, hedge.budget if hedge is not None else 0.0, at_least)
+def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | None) -> None:
+    """The one budget of a gateway's second attempts, whatever the route; what is spent stays spent."""
+    at_least = MIN_RETRIES if retry.budget else 0
+    extra.set_shares(retry.budget, hedge.budget if hedge is not None else 0.0, at_least)
 
 
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:

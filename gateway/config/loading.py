@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gateway.config.files import Stamps, stamp_of
 from gateway.config.problems import ConfigError, Problem
+from gateway.config.scalars import Surroundings
 from gateway.config.schema import Config, Section
 
 if TYPE_CHECKING:
@@ -19,25 +22,48 @@ AnySection = TypeVar("AnySection", bound=Section)
 MAX_BYTES = 4 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, the line of each setting that stands in it, and the files it was made of."""
+
+    config: Config
+    source: str
+    lines: Mapping[str, int]
+    files: Stamps
+
+    def problem(self, setting: str, message: str, fix: str = "") -> Problem:
+        """One of a setting such as `admin.listen`, with the line that it has or its section has."""
+        line = self.lines.get(setting) or self.lines.get(setting.rpartition(".")[0], 0)
+        return Problem(self.source, line, setting, message, fix)
+
+
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError with all problems found."""
+    return load_whole(path, {}).config
+
+
+def load_whole(path: str | Path, files: Stamps) -> Loaded:
+    """As `load`; `files` gets this file and those that it names, also when it raises."""
     path = Path(path)
-    return parse(read_text(path), str(path), path.parent)
+    files[path.absolute()] = stamp_of(path)
+    return _parse(read_text(path), str(path), Surroundings(path.parent, os.environ, files))
 
 
 def parse(
     text: str, source_name: str, base_dir: str | Path, environment: Mapping[str, str] | None = None
 ) -> Config:
     """The configuration in a text; `base_dir` is what its file paths are relative to. Raises ConfigError."""
-    return parse_as(Config, text, source_name, base_dir, environment)[0]
+    known = os.environ if environment is None else environment
+    return _parse(text, source_name, Surroundings(Path(base_dir), known)).config
+
+
+def _parse(text: str, source_name: str, around: Surroundings) -> Loaded:
+    config, reading = parse_as(Config, text, source_name, around)
+    return Loaded(config, source_name, reading.lines(), around.files)
 
 
 def parse_as(
-    kind: type[AnySection],
-    text: str,
-    source_name: str,
-    base_dir: str | Path,
-    environment: Mapping[str, str] | None = None,
+    kind: type[AnySection], text: str, source_name: str, around: Surroundings
 ) -> tuple[AnySection, Reading]:
     """A text read as a section of this kind, and the reading, which knows the lines. Raises ConfigError."""
     # Here, so that what only carries a Config does not load a YAML parser.
@@ -45,10 +71,8 @@ def parse_as(
 
     from gateway.config.document import parse_document
     from gateway.config.reading import Reading
-    from gateway.config.scalars import Surroundings
 
     root = parse_document(text, source_name)
-    around = Surroundings(Path(base_dir), os.environ if environment is None else environment)
     reading = Reading(source_name, around)
     section = reading.read(root, type_info(kind), "")
     if reading.problems:

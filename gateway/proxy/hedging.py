@@ -27,9 +27,10 @@ _OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
 
 def hedge_of(exchange: Exchange, plane: DataPlane, first: Attempt) -> Hedge | None:
     """The race that `first` may come to; None when there is nobody to race with, or too little is known."""
-    if plane.hedge is None or plane.attempts < 2:
+    settings = exchange.settings
+    if settings.hedge is None or settings.retry.attempts < 2:
         return None
-    delay_s = hedge_wait_s(plane.view, first.candidate, plane.hedge.after_s, first.began_s)
+    delay_s = hedge_wait_s(plane.view, first.candidate, settings.hedge.after_s, first.began_s)
     return None if delay_s is None else Hedge(exchange, plane, first, delay_s)
 
 

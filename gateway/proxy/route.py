@@ -13,6 +13,7 @@ from gateway.proxy.spans import deadline_s
 if TYPE_CHECKING:
     from gateway.proxy.headers import RequestHead
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.settings import PlaneSettings
 
 
 class Route(Journey):
@@ -20,9 +21,11 @@ class Route(Journey):
 
     __slots__ = ("_plane", "_record", "is_own_deadline")
 
-    def __init__(self, plane: DataPlane, record: RequestRecord, facts: RequestFacts) -> None:
-        total_deadline_s = record.started_s + plane.timeouts.total_s
-        super().__init__(facts, plane.view, plane.extra, plane.attempts, total_deadline_s)
+    def __init__(
+        self, plane: DataPlane, settings: PlaneSettings, record: RequestRecord, facts: RequestFacts
+    ) -> None:
+        total_deadline_s = record.started_s + settings.timeouts.total_s
+        super().__init__(facts, plane.view, plane.extra, settings.retry.attempts, total_deadline_s)
         self._plane = plane
         self._record = record
         self.is_own_deadline = False  # the client's, not the gateway's

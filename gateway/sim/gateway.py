@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from gateway.config.fleet import breaker_of, clusters_of, extra_attempts_of
+from gateway.config.fleet import breaker_of, clusters_of, set_budget
 from gateway.config.schema import Config
 from gateway.core.events import SWEEP_S, TICK_S
 from gateway.core.fleet import (
@@ -25,6 +25,7 @@ from gateway.core.fleet import (
     Ticked,
 )
 from gateway.core.health import ProbeReported
+from gateway.core.retries import ExtraAttempts
 from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt, swept_s
 from gateway.sim.endpoints import Site
@@ -53,7 +54,8 @@ class SimGateway:
         self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
         self.fleet = Fleet()
         self.store = MemoryStore()
-        self.extra = extra_attempts_of(config)
+        self.extra = ExtraAttempts()
+        set_budget(self.extra, config.retry, config.hedge)
         self._random = Random(scene.seed)
         self.faults_draw = Random(scene.seed + 1)
         self._running = 0

@@ -5,6 +5,7 @@ Read with the reader of configurations: every mistake has its line and a fix.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from gateway.config.fleet import clusters_of
 from gateway.config.loading import parse_as, read_text
 from gateway.config.problems import ConfigError
 from gateway.config.reading import Reading
+from gateway.config.scalars import Surroundings
 from gateway.config.schema import DAY_S, Config, Name, Section
 
 Seconds = Annotated[float, Meta(ge=0, le=7 * DAY_S, extra={"kind": "duration"})]
@@ -88,7 +90,7 @@ class Scenario(Section, frozen=True, kw_only=True):
 
 def load_scenario(path: Path, config: Config) -> Scenario:
     """The scenario in a file, for this configuration. Raises ConfigError."""
-    scenario, reading = parse_as(Scenario, read_text(path), str(path), path.parent)
+    scenario, reading = parse_as(Scenario, read_text(path), str(path), Surroundings(path.parent, os.environ))
     _check(scenario, config, reading)
     if reading.problems:
         raise ConfigError(reading.problems)
