@@ -78,6 +78,13 @@ def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return demo.run
 
 
+def _simulate(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.sim import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 def _top(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from gateway import top
 
@@ -103,6 +110,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "simulate": ("tell what a configuration will do with a trace, before it is rolled out", _simulate),
     "top": ("watch one or several gateways live: tiers, room, circuits, spills, rates", _top),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),
