@@ -46,8 +46,11 @@ def _run_serve(args: argparse.Namespace) -> int:
 
 
 def _end_when_told_to() -> None:
-    """Until the gateway itself heeds signals: to process 1, in a container, the kernel hands on only those that
-    have a handler, and a stop during the start would last for its whole grace period."""
+    """Ends process 1 at once, as the signal would end any other, until the gateway itself heeds signals.
+
+    To process 1 of a container the kernel hands on only those that have a handler: a stop during the start
+    would be lost, and last for its whole grace period.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os._exit(128 + number))
 

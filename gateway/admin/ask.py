@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 
 # HOST:PORT, for an admin port that is not where it is by default: one command fits all configurations.
@@ -26,10 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     admin = os.environ.get(ADMIN_VARIABLE, DEFAULT_ADMIN)
     try:
-        connection = HTTPConnection(admin, timeout=args.within)
-        connection.request("GET", args.path)
-        answer = connection.getresponse()
-        shown = answer.read(MAX_SHOWN_BYTES).decode("utf-8", "replace")
+        with closing(HTTPConnection(admin, timeout=args.within)) as connection:
+            connection.request("GET", args.path)
+            answer = connection.getresponse()
+            shown = answer.read(MAX_SHOWN_BYTES).decode("utf-8", "replace")
     except (OSError, HTTPException, ValueError) as error:
         sys.stderr.write(f"no admin port answers at {admin}: {error or type(error).__name__}\n")
         return 1

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile: the instructions that ours uses, and no others, so that nothing is passed over unseen."""
+"""Reads a Dockerfile: the instructions that ours uses, and no others. Nothing is passed over unseen."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Dockerfile:
 
 
 def fill_in(text: str, variables: Mapping[str, str]) -> str:
-    """`$NAME` and `${NAME}`; a name that is not set is a mistake here, where a container engine takes it for empty."""
+    """`$NAME` and `${NAME}`; one that is not set is a mistake here, and empty for a container engine."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -132,7 +132,7 @@ def _instructions(text: str) -> Iterator[Instruction]:
 
 
 def _joined(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their continuations, without comments; as in Docker, a comment may stand inside a continuation."""
+    """Lines with their continuations, without comments, which may stand inside a continuation."""
     parts: list[str] = []
     start = 0
     for number, line in enumerate(text.splitlines(), 1):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.container.steps import STEP_TIMEOUT_S
 
+
 class Folder:
     """Stages are built below `folder` with this machine's Python: /opt and /build are folders in it.
 
@@ -29,7 +30,9 @@ class Folder:
     def path(self, inside: str) -> Path:
         return Path(self._moved(inside))
 
-    def run(self, command: str, environment: Mapping[str, str], workdir: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, environment: Mapping[str, str], workdir: str
+    ) -> subprocess.CompletedProcess[str]:
         path = f"{self._python}:{os.environ['PATH']}"
         moved = {"HOME": str(self._folder), **pip_settings(), **environment, "PATH": path}
         return subprocess.run(
@@ -50,7 +53,7 @@ class Folder:
 
 
 class CleanRoot:
-    """A root file system of its own, with nothing of this machine's in it but pip's settings while a step runs."""
+    """A root file system of its own, with nothing of this machine's but pip's settings while a step runs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,7 +61,9 @@ class CleanRoot:
     def path(self, inside: str) -> Path:
         return self.root / inside.lstrip("/")
 
-    def run(self, command: str, environment: Mapping[str, str], workdir: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, environment: Mapping[str, str], workdir: str
+    ) -> subprocess.CompletedProcess[str]:
         settings = pip_settings()
         mounts = [f"mount -t proc proc {self.root}/proc"]
         for path in _local_paths(settings):
@@ -72,10 +77,21 @@ class CleanRoot:
         resolver = self.path("/etc/resolv.conf")
         resolver.touch()
         mounts.append(f"mount --bind /etc/resolv.conf {resolver}")
-        mounts.append(f"exec chroot {self.root} /bin/sh -c 'cd \"$0\" && exec /bin/sh -c \"$1\"' \"$0\" \"$1\"")
+        mounts.append(f'exec chroot {self.root} /bin/sh -c \'cd "$0" && exec /bin/sh -c "$1"\' "$0" "$1"')
         return subprocess.run(
             # In a mount namespace of its own, so that nothing is left mounted whatever happens.
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-ec", "\n".join(mounts), workdir, command],
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "/bin/sh",
+                "-ec",
+                "\n".join(mounts),
+                workdir,
+                command,
+            ],
             env={"HOME": "/root", **settings, **environment},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Runs an image as a container engine does: process 1 of its own, a read-only root, no privilege, no shell."""
+"""Runs an image as a container engine does: as process 1, on a read-only root, without privilege and shell."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Container:
     def __init__(self, image: Image, config_folder: Path, command: list[str] | None = None) -> None:
         self._image = image
         words = [*image.entrypoint, *(image.command if command is None else command)]
+        command = shlex.join([*self._without_privilege(), *words])
         root = str(image.place.path("/")).rstrip("/")
         script = [
             f"mount --bind {root} {root}",
@@ -35,10 +36,10 @@ class Container:
             f"mount -o remount,bind,ro {root}{image.workdir}",
             *(f"mount --bind /dev/null {root}{shell}" for shell in SHELLS),
             f"mount -o remount,bind,ro {root}",
-            f"exec unshare --root={root} --wd={image.workdir} {shlex.join([*self._without_privilege(), *words])}",
+            f"exec unshare --root={root} --wd={image.workdir} {command}",
         ]
         self._process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-ec", "\n".join(script)],
+            ["unshare", "--mount", "--pid", "--fork", "/bin/sh", "-ec", "\n".join(script)],
             env=image.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,7 +71,16 @@ class Container:
     def execute(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         """One more process in the container, as `docker exec` and a health check start it."""
         return subprocess.run(
-            ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--root", "--wd", *self._without_privilege(), *words],
+            [
+                "nsenter",
+                f"--target={self.pid}",
+                "--mount",
+                "--pid",
+                "--root",
+                "--wd",
+                *self._without_privilege(),
+                *words,
+            ],
             env={**self._image.environment, **self.admin_variable()},
             capture_output=True,
             text=True,
@@ -95,7 +105,8 @@ class Container:
     def kill(self) -> None:
         """Whatever runs; nothing when it has ended."""
         if self._process.poll() is None:
-            self._process.kill()  # --kill-child takes the rest with it
+            # The kernel ends the others of its namespace with it.
+            self.send(signal.SIGKILL)
             self._process.communicate(timeout=END_S)
 
     def __enter__(self) -> Container:

@@ -1,4 +1,4 @@
-"""Runs the very steps of a Dockerfile, without a container engine, in places that know how to run a command."""
+"""Runs the very steps of a Dockerfile, without a container engine, in places that can run a command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Place(Protocol):
     def path(self, inside: str) -> Path:
         """Where the absolute path `inside` is on this machine."""
 
-    def run(self, command: str, environment: Mapping[str, str], workdir: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, environment: Mapping[str, str], workdir: str
+    ) -> subprocess.CompletedProcess[str]:
         """/bin/sh -c COMMAND, as root."""
 
 
@@ -46,7 +48,9 @@ class Image:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def build(dockerfile: Dockerfile, context: Context, place_of: Callable[[Stage], Place], until: str = "") -> Image:
+def build(
+    dockerfile: Dockerfile, context: Context, place_of: Callable[[Stage], Place], until: str = ""
+) -> Image:
     """Runs every stage, or those up to the one named `until`; the image of the last. Raises StepFailed."""
     images: dict[str, Image] = {}
     for stage in dockerfile.stages:
@@ -67,7 +71,11 @@ def _arguments(one: Instruction, outer: Mapping[str, str]) -> dict[str, str]:
 
 
 def _carry_out(
-    one: Instruction, image: Image, variables: Mapping[str, str], images: Mapping[str, Image], context: Context
+    one: Instruction,
+    image: Image,
+    variables: Mapping[str, str],
+    images: Mapping[str, Image],
+    context: Context,
 ) -> None:
     match one.word:
         case "RUN":

@@ -1,27 +1,30 @@
-"""The steps of the Dockerfile in a clean Debian, and what comes out of them, run as a container engine would."""
+"""The steps of the Dockerfile in a clean Debian, and what comes of them, run as a container engine would."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import threading
+import subprocess
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPResponse
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from tests.container.conftest import ROOT
+from tests.container.conftest import PIP_OF_BASE, ROOT
+from tests.container.lock import pins
 from tests.container.running import Container
 from tests.container.steps import Image
 from tests.proxy.processes import Engine, running, start_engine
-from tests.redis_server import RedisServer
+from tests.redis_server import free_port, running_redis
 from tests.workers.system import children, is_reaped, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+LOOPBACK = "admin: {listen: '127.0.0.1:0'}"
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +34,10 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def config(folder: Path, engine: Engine, *more: str) -> Path:
+def config(folder: Path, engine: Engine, *more: str, admin: str = LOOPBACK) -> Path:
     """A folder that anybody may read, as a mounted one is."""
     folder.chmod(0o755)
-    lines = ["listen: 127.0.0.1:0", "admin: {listen: '127.0.0.1:0'}", *more]
+    lines = ["listen: 127.0.0.1:0", admin, *more]
     lines.append(f"clusters: [{{name: here, limit: 8, backends: ['{engine.url}']}}]")
     (folder / "spillway.yaml").write_text("\n".join(lines) + "\n")
     return folder
@@ -93,7 +96,7 @@ def test_the_admin_port_can_drain_it_before_the_stop(image: Image, engine: Engin
     (tmp_path / "admin.token").write_text("secret\n")
     (tmp_path / "admin.token").chmod(0o644)
     admin = "admin: {listen: '0.0.0.0:0', token_file: admin.token}"
-    with Container(image, config(tmp_path, engine, admin)) as container:
+    with Container(image, config(tmp_path, engine, admin=admin)) as container:
         container.wait_until_ready()
         # As a preStop hook: from inside the container it needs no token.
         drained = container.execute(["python", "-m", "gateway.admin.ask", "/health/drain", "--within", "20"])
@@ -111,8 +114,9 @@ def test_workers_need_a_redis_from_outside(image: Image, engine: Engine, tmp_pat
 def test_process_1_replaces_workers_and_leaves_no_zombie(
     image: Image, engine: Engine, tmp_path: Path
 ) -> None:
-    with running_redis(tmp_path / "redis", port=free_port()) as redis:
-        url = f"state: {{url: 'redis://127.0.0.1:{redis.port}/0'}}"
+    port = free_port()
+    with running_redis(tmp_path / "redis", port=port):
+        url = f"state: {{url: 'redis://127.0.0.1:{port}/0'}}"
         with Container(image, config(tmp_path, engine, "workers: 2", url)) as container:
             container.wait_until_ready()
             first, second = children(container.pid)
@@ -130,24 +134,27 @@ def test_without_a_configuration_it_says_so(image: Image, tmp_path: Path) -> Non
     assert "/etc/spillway/spillway.yaml" in errors
 
 
-def test_it_knows_what_it_is_made_of(image: Image, tmp_path: Path) -> None:
-    """The metadata that a list of materials is made from: all that is locked for this Python, and no more."""
-    listing = "from importlib.metadata import distributions as all\nfor d in all(): print(d.name, d.version)"
-    with Container(image, tmp_path, ["--version"]) as container:
-        container.ended()
-    root = image.place.path("/opt/spillway")
+def test_it_knows_what_it_is_made_of(image: Image) -> None:
+    """The metadata that a bill of materials is made from: all that is locked for this Python, and no more."""
+    listing = (
+        "from importlib.metadata import distributions as all\nfor one in all(): print(one.name, one.version)"
+    )
     python = ["chroot", str(image.place.path("/")), "/opt/spillway/bin/python", "-c", listing]
     told = subprocess.run(python, capture_output=True, text=True, check=True).stdout
     found = {canonicalize_name(name): version for name, version in map(str.split, told.splitlines())}
-    environment = {"python_full_version": "3.13.0", "python_version": "3.13"}
-    locked = {name: pin.version for name, pin in pins(ROOT / "container/image.lock").items() if pin.holds(environment)}
-    assert found == {**locked, "spillway": version("spillway")}
-    assert root.is_dir()
+    python_3_13 = {"python_full_version": "3.13.0", "python_version": "3.13"}
+    locked = pins(ROOT / "container/image.lock").items()
+    wanted = {name: pin.version for name, pin in locked if pin.holds(python_3_13)}
+    assert found == {**wanted, "spillway": version("spillway")}
+
+
+def test_the_pip_of_the_base_is_gone(image: Image) -> None:
+    assert not [name for name in PIP_OF_BASE if image.place.path(name).exists()]
 
 
 def test_no_module_of_ours_or_of_python_is_compiled_at_a_start(image: Image) -> None:
     packages = image.place.path("/opt/spillway/lib")
-    sources = [path for path in packages.rglob("gateway/**/*.py")]
+    sources = list(packages.rglob("gateway/**/*.py"))
     assert sources
     assert all(list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc")) for path in sources)
     unchecked = next(packages.rglob("gateway/__pycache__/cli.*.pyc")).read_bytes()[4:8]
