@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Context:
-    """Files below `folder`; the last pattern of .dockerignore that matches a path, or a folder above, decides."""
+    """Files below `folder`; the last pattern of .dockerignore to match one, or a folder above, decides."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

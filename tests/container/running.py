@@ -1,4 +1,4 @@
-"""Runs an image as a container engine does: as process 1, on a read-only root, without privilege and shell."""
+"""Runs an image as a container engine does: process 1, a read-only root, no privilege, no shell."""
 
 from __future__ import annotations
 
