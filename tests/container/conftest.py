@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def built_in_folder(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def image(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """The whole image, on a clean Debian in place of the base image."""
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("needs root and debootstrap")
@@ -49,7 +50,12 @@ def image(dockerfile: Dockerfile, tmp_path_factory: pytest.TempPathFactory) -> I
             (root / name.lstrip("/")).touch()
         return CleanRoot(root)
 
-    return build(dockerfile, Context(ROOT), place)
+    try:
+        yield build(dockerfile, Context(ROOT), place)
+    finally:
+        # A gigabyte, of which pytest would keep three. What was mounted went with its namespace; if not, it
+        # is left alone.
+        subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=True)
 
 
 def _debian(folder: Path) -> Path:

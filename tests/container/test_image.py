@@ -100,7 +100,9 @@ def test_the_admin_port_can_drain_it_before_the_stop(image: Image, engine: Engin
         container.wait_until_ready()
         # As a preStop hook: from inside the container it needs no token.
         drained = container.execute(["python", "-m", "gateway.admin.ask", "/health/drain", "--within", "20"])
-        assert (drained.returncode, container.ended()[0]) == (0, 0)
+        assert container.ended()[0] == 0
+        # What is left in a container ends with its process 1, perhaps before it could say that all is done.
+        assert drained.returncode in (0, -signal.SIGKILL), drained.stderr
 
 
 def test_workers_need_a_redis_from_outside(image: Image, engine: Engine, tmp_path: Path) -> None:
