@@ -128,7 +128,8 @@ _INTRODUCTION = """\
 # The access log
 
 One JSON object per line and request, written when the request ends. Fields stand in this order; new ones
-may come. How to send it where, and questions that it answers: [read the access log](how-to/read-the-access-log.md).
+may come. How to send it where, and questions that it answers:
+[read the access log](how-to/read-the-access-log.md).
 
 """
 

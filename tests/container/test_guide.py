@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
 from gateway.config import load
 from tests.container.conftest import ROOT
 
@@ -30,9 +28,3 @@ def test_the_example_loads_with_its_commented_settings_too(tmp_path: Path) -> No
     shown = re.sub(r"(?m)^# (admin|state):", r"\1:", EXAMPLE)
     assert shown.count("# ") == EXAMPLE.count("# ") - 2
     loaded(shown, tmp_path)
-
-
-def test_the_hook_in_the_guide_is_a_command_of_ours() -> None:
-    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if "preStop" in block]
-    words = yaml.safe_load(text)["lifecycle"]["preStop"]["exec"]["command"]
-    assert words[:4] == ["python", "-m", "gateway.admin.ask", "/health/drain"]
