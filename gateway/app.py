@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
+from typing import TYPE_CHECKING
 
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
@@ -42,12 +43,16 @@ from gateway.ports import StateStore
 from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
+from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
 from gateway.telemetry.exposition import Exposition, GaugeSources
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import SpanSink
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +72,7 @@ class Gateway:
         self._state = GatewayState.STARTING
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
+        self._spans = _open_spans(config, wall_clock)
         draw = _uniform_draws()
         writes = WriteBatch(asyncio.get_running_loop())
         self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
@@ -80,9 +86,10 @@ class Gateway:
                 view=self._fleet.view,
                 apply=self.apply,
                 store=self._store,
-                telemetry=Observer(self._metrics, self._access_log),
+                telemetry=Observer(self._metrics, self._access_log, self._spans),
                 clock=self._clock,
                 draw=draw,
+                tracing=_tracing(config, draw),
             ),
         )
         self._health = HealthChecks(
@@ -187,6 +194,8 @@ class Gateway:
         await self._admin.stop()
         if self._access_log is not None:
             self._access_log.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     def _tick(self) -> None:
         self.apply(Ticked(getrandbits(64)))
@@ -224,7 +233,7 @@ class Gateway:
         return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
-        config, access_log = self._config, self._access_log
+        config, access_log, spans = self._config, self._access_log, self._spans
         exposition = Exposition(
             self._metrics,
             GaugeSources(
@@ -235,6 +244,7 @@ class Gateway:
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
+                spans_dropped=lambda: spans.dropped if spans is not None else 0,
             ),
         )
         return AdminServer(
@@ -273,6 +283,34 @@ def _uniform_draws() -> Callable[[], int]:
     """64 random bits a call, from a generator seeded by the system."""
     seed(SystemRandom().getrandbits(128))
     return partial(getrandbits, 64)
+
+
+class TracingMissing(OSError):
+    """The configuration wants traces, and what sends them is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("`tracing` needs OpenTelemetry: pip install 'spillway[tracing]'")
+
+
+def _open_spans(config: Config, wall_clock: Callable[[], float]) -> SpanSink | None:
+    if config.tracing is None:
+        return None
+    try:
+        # Only here: an extra, and memory that a gateway without traces need not pay for.
+        from gateway.telemetry.spans import Collector, open_spans
+    except ImportError as exc:
+        raise TracingMissing from exc
+    tracing = config.tracing
+    headers = {header.name: header.secret.reveal() for header in tracing.headers if header.secret}
+    collector = Collector(tracing.traces_url, tracing.service_name, tracing.max_queue, headers)
+    return open_spans(collector, wall_clock)
+
+
+def _tracing(config: Config, draw: Callable[[], int]) -> TraceContexts | None:
+    settings = config.tracing
+    if settings is None:
+        return None
+    return TraceContexts(draw, settings.sample_ratio, settings.follow_client)
 
 
 def _server_tls(config: Config) -> ssl.SSLContext | None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.model import Outcome, Reason
 from gateway.core.taxonomy import LESSONS, reason_of_status
-from gateway.ports import Lease
+from gateway.ports import AttemptTrace, Lease
 from gateway.proxy.headers import ResponseHead
 from gateway.proxy.last_event import LastEvent
 from gateway.proxy.pool import ConnectFailed, UpstreamPool
@@ -82,6 +82,7 @@ class Attempt:
         "candidate",
         "is_relayed",
         "lacks_done",
+        "trace",
     )
 
     def __init__(
@@ -103,6 +104,7 @@ class Attempt:
         self._last_event: LastEvent | None = None
         self._untold_ttft_s: float | None = None
         self.is_relayed = False
+        self.trace: AttemptTrace | None = None
         self.lacks_done = False  # an event stream that ended with its connection, without [DONE]
         plane.apply(AttemptStarted(candidate.backend.id, candidate.generation, body_bytes))
 
@@ -192,6 +194,8 @@ class Attempt:
         plane = self._plane
         plane.store.release(lease)
         candidate, head = self.candidate, self.answer_head
+        if self.trace is not None:
+            self._end_trace(self.trace, outcome)
         elapsed_s = asked_s = None
         if self._answered_s is None or head is None or head.status >= 400:
             elapsed_s, asked_s = self._wait_in_vain(outcome)
@@ -200,6 +204,12 @@ class Attempt:
                 candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s, candidate.generation, asked_s
             )
         )
+
+    def _end_trace(self, trace: AttemptTrace, outcome: Outcome) -> None:
+        trace.outcome = outcome
+        trace.first_byte_s = self._answered_s
+        trace.ended_s = self._plane.clock()
+        trace.status = self.answer_head.status if self.answer_head is not None else None
 
     def _wait_in_vain(self, outcome: Outcome) -> tuple[float | None, float | None]:
         """How long no good byte came, and how long a full backend asks to be left alone.

@@ -211,6 +211,12 @@ ACCESS_LOG_DROPPED = MetricSpec(
     (),
     "Access-log lines lost because the sink was too slow, full or broken.",
 )
+SPANS_DROPPED = MetricSpec(
+    "spans_dropped_total",
+    "counter",
+    (),
+    "Spans that no collector got: too many waited, or it refused them or did not answer.",
+)
 TELEMETRY_FAILURES = MetricSpec(
     "telemetry_failures_total",
     "counter",
@@ -263,6 +269,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
+    SPANS_DROPPED,
     TELEMETRY_FAILURES,
 )
 

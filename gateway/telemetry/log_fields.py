@@ -82,7 +82,7 @@ FIELDS: tuple[LogField, ...] = (
         "cluster", str, "", _NO_ATTEMPT, "Of the last attempt; of two that raced, of the one that went on."
     ),
     LogField("tier", str, "", _NO_ATTEMPT, "Like `cluster`."),
-    LogField("backend", str, "", _NO_ATTEMPT, "Like `cluster`: `cluster@host:port`, and a path if it has one."),
+    LogField("backend", str, "", _NO_ATTEMPT, "Like `cluster`: `cluster@host:port`, and the URL's path."),
     LogField("attempts", int, "count", NEVER, "Tries at backends, hedges included; 0 when there was none."),
     LogField(
         "hedged", bool, "", NEVER,
@@ -120,6 +120,14 @@ FIELDS: tuple[LogField, ...] = (
     ),
     LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
     LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
+    LogField(
+        "trace_id",
+        str,
+        "32 hexadecimal digits",
+        "absent without `tracing`",
+        "Of the [trace](how-to/trace-requests.md) that the request is part of, recorded or not.",
+        is_optional=True,
+    ),
 )  # fmt: skip
 
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -128,7 +136,7 @@ _INTRODUCTION = """\
 # The access log
 
 One JSON object per line and request, written when the request ends. Fields stand in this order; new ones may
-come. How to send it where, and questions that it answers: [read the access log](how-to/read-the-access-log.md).
+come. Where it goes, and questions that it answers: [read the access log](how-to/read-the-access-log.md).
 
 """
 
