@@ -20,6 +20,7 @@ from gateway.admin.all_workers import AllWorkers, WorkersPorts, WorkerView, drai
 from gateway.admin.ports import GatewayState, settings_of
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of
+from gateway.config.loading import Loaded
 from gateway.config.schema import Config
 from gateway.config.secrets import Secret
 from gateway.core.fleet import Event, Fleet, FleetConfigured
@@ -34,7 +35,7 @@ from gateway.workers.seat import Seat, SeatPorts
 
 log = logging.getLogger(__name__)
 
-# After drain_timeout: for the last events to reach their clients and the log to reach its file.
+# After drain_delay and drain_timeout: for the last events to reach their clients and the log to reach its file.
 END_GRACE_S = 5.0
 # In a row, of each worker: with the pauses between them some five seconds in which nobody serves.
 MAX_FAILED_STARTS = 5
@@ -106,7 +107,8 @@ class Supervisor:
         return self._draining
 
     async def _drain(self) -> bool:
-        await self._end_workers(self._config.drain_timeout_s + END_GRACE_S)
+        config = self._config
+        await self._end_workers(config.drain_delay_s + config.drain_timeout_s + END_GRACE_S)
         self._stopped.set()
         return all(seat.was_clean for seat in self._seats)
 
@@ -203,7 +205,7 @@ class Supervisor:
         return {"private_redis": "running" if self._redis.is_running else "starting"}
 
 
-async def run(config: Config, announce: Callable[[Supervisor], None]) -> None:
+async def run(config: Config, announce: Callable[[Supervisor], None], file: Loaded | None = None) -> None:
     """Runs the workers until told to stop. Raises OSError or StartFailed when they can't start."""
     if not sys.platform.startswith("linux"):
         # Elsewhere SO_REUSEPORT does not spread connections, and no child ends with a parent that is killed.

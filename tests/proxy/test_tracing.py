@@ -16,6 +16,8 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from gateway.config.fixed import restart_needed
+from gateway.config.loading import parse
 from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -274,6 +276,16 @@ async def test_clients_decide_where_they_may(start_backend, start_gateway, colle
     await gateway.stop()
     assert len(collector.spans) == count
     assert sent_on(backend.requests[0])[2] == flags
+
+
+def test_tracing_changes_only_with_a_restart(tmp_path):
+    clusters = "clusters: [{name: a, limit: 1, backends: ['http://127.0.0.1:9']}]\n"
+    off, on = (
+        parse(f"{text}\n{clusters}", "g.yaml", tmp_path)
+        for text in ("", "tracing: {endpoint: 'http://127.0.0.1:4318'}")
+    )
+    assert on.tracing is not None and on.tracing.traces_url == "http://127.0.0.1:4318/v1/traces"
+    assert "tracing" in restart_needed(off, on)
 
 
 async def test_what_sends_traces_may_be_missing(start_gateway, start_backend, collector, monkeypatch):
