@@ -73,10 +73,10 @@ class Gateway:
         self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
-        self._metrics = Metrics()
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
+        self._metrics = Metrics(wall_clock)
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
         self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
         self._generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)

@@ -12,6 +12,9 @@ from gateway.admin.ports import GatewayStatus
 from gateway.core.fleet import BackendState, ClusterState, FleetView
 
 
+OPENMETRICS_TYPE = "application/openmetrics-text"
+
+
 @dataclass(frozen=True, slots=True)
 class DrainOrder:
     """Drain `name` for `for_s` seconds (None: until undrained), or undrain it. `kind` is as in the path."""
