@@ -11,7 +11,6 @@ from gateway.admin.fleet_page import Json
 from gateway.admin.ports import GatewayStatus
 from gateway.core.fleet import BackendState, ClusterState, FleetView
 
-
 OPENMETRICS_TYPE = "application/openmetrics-text"
 
 

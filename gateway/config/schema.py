@@ -138,6 +138,10 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
         float, _duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
 
+    def first_byte_for_s(self, body_bytes: int) -> float:
+        """How long the first byte may take of the answer to a body of this size."""
+        return self.first_byte_s + self.first_byte_per_kib_s * (body_bytes / 1024)
+
 
 class RetryConfig(Section, frozen=True, kw_only=True):
     """Trying again, on another backend, before the client has seen a byte."""
@@ -478,8 +482,8 @@ class Config(Section, frozen=True, kw_only=True):
     drain_delay_s: Annotated[
         float,
         _duration(
-            "How long the port stays open at shutdown while readiness says no already, so that balancers turn "
-            "away first; every answer then ends its connection.",
+            "How long the port stays open at shutdown while readiness says no already, so that balancers "
+            "turn away first; every answer then ends its connection.",
             ge=0,
         ),
     ] = field(default=0.0, name="drain_delay")

@@ -248,7 +248,7 @@ def test_the_latest_exemplar_of_all_workers_is_shown(record: Callable[..., Reque
     for texts in ({0: two.text(True), 1: one.text(True)}, {0: two.text(True), 1: None}):
         parts, _ = workers.render(texts, {}, as_openmetrics=True)
         shown = b"".join(parts).decode()
-        assert f'{{trace_id="{2:032x}"}} 0.04 2000.0\n' in shown
+        assert f'{{trace_id="{2:032x}"}} 0.04 2000.000000000\n' in shown
         assert f"{1:032x}" not in shown
         assert shown.count("# {trace_id") == 2
 

@@ -98,7 +98,12 @@ def test_a_client_that_left_before_any_answer_has_no_code(watched: Watched, reco
 
 
 def test_a_recorded_trace_stands_beside_its_bucket(watched: Watched, record: Record) -> None:
-    for trace_id, is_sampled, ttft_s in ((1, True, 0.04), (2, True, 0.045), (3, False, 0.04), (4, True, 99.0)):
+    for trace_id, is_sampled, ttft_s in (
+        (1, True, 0.04),
+        (2, True, 0.045),
+        (3, False, 0.04),
+        (4, True, 99.0),
+    ):
         trace = ExchangeTrace(trace_id, 1, None, is_sampled)
         watched.metrics.record(record(trace=trace, ttft_s=ttft_s))
     watched.metrics.record(record(trace=ExchangeTrace(5, 1, None, True), ttft_s=None, duration_s=700.0))
