@@ -24,6 +24,7 @@ from gateway.proxy.headers import RequestHead
 from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
+from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Surroundings:
     telemetry: Telemetry
     clock: Clock
     draw: Callable[[], int]
+    tracing: TraceContexts | None = None
 
 
 class DataPlane:
@@ -62,6 +64,7 @@ class DataPlane:
         self.telemetry = around.telemetry
         self.clock = around.clock
         self.draw = around.draw
+        self.tracing = around.tracing
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
