@@ -50,6 +50,7 @@ class Watcher:
     def look(self) -> Look:
         """Raises OSError, http.client.HTTPException, ValueError."""
         at_s = time.time()
+        peaks = {tier: _peak(_get(connection, "/metrics")) for tier, connection in self._engines.items()}
         in_flight: Counter[str] = Counter()
         limit: dict[str, int] = {}
         requests: Counter[str] = Counter()
@@ -70,7 +71,6 @@ class Watcher:
                     sheds += value
                 elif labels["result"] == "failed":
                     failed_exchanges += value
-        peaks = {tier: _peak(_get(connection, "/metrics")) for tier, connection in self._engines.items()}
         return Look(
             at_s, dict(in_flight), limit, dict(requests), dict(spills), sheds, failed_exchanges, peaks
         )
