@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.config.problems import ConfigError, Problem
-from gateway.config.schema import Config
+from gateway.config.rules import TWICE, listed_twice
+from gateway.config.schema import BackendConfig, BackendList, Config
 
 # Enough for the longest text that parse() takes; an endless device is not read to its end.
 MAX_BYTES = 4 * 2**20
@@ -38,6 +39,26 @@ def parse(
         raise ConfigError(reading.problems)
     assert isinstance(config, Config)
     return config
+
+
+def load_backends(path: Path) -> tuple[BackendConfig, ...]:
+    """The backends in a file of `discovery.file`. Raises ConfigError with all problems found."""
+    from msgspec.inspect import type_info
+
+    from gateway.config.document import parse_tree
+    from gateway.config.reading import Reading
+    from gateway.config.scalars import Surroundings
+
+    # An empty list means what it says. An empty file is one that somebody is about to write.
+    root = parse_tree(_read_text(path), str(path), "write [] where there is no backend")
+    reading = Reading(str(path), Surroundings(path.parent, os.environ))
+    backends = reading.read(root, type_info(BackendList), "")
+    for backend in listed_twice(backends) if not reading.problems else ():
+        reading.complain(backend, "", *TWICE)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    assert isinstance(backends, tuple)
+    return backends
 
 
 def _read_text(path: Path) -> str:

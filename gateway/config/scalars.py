@@ -13,9 +13,13 @@ from gateway.config.addresses import (
     check_state_url,
     parse_address,
     parse_backend_url,
+    parse_dns_name,
     parse_host,
+    parse_network,
     parse_plain_path,
+    parse_port_of_slice,
     parse_request_path,
+    parse_url_prefix,
 )
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
@@ -229,6 +233,10 @@ READERS: dict[str, Reader] = {
     "host": lambda scalar, around: parse_host(read_text(scalar, around)),
     "request_path": lambda scalar, around: parse_request_path(read_text(scalar, around)),
     "plain_path": lambda scalar, around: parse_plain_path(read_text(scalar, around)),
+    "dns_name": lambda scalar, around: parse_dns_name(read_text(scalar, around)),
+    "network": lambda scalar, around: parse_network(read_text(scalar, around)),
+    "port_of_slice": lambda scalar, around: parse_port_of_slice(read_text(scalar, around)),
+    "url_prefix": lambda scalar, around: parse_url_prefix(read_text(scalar, around)),
     "header_name": read_header_name,
     "hedge_after": read_hedge_after,
     "secret": lambda scalar, around: Secret(scalar.text),

@@ -130,7 +130,7 @@ READY_SHARE = MetricSpec(
     "cluster_ready_share",
     "gauge",
     ("cluster",),
-    "Backends that may get new work, as a share of those configured.",
+    "Backends that may get new work, as a share of those that should be there.",
     across=Across.MIN,
 )
 ENGINE_RUNNING = MetricSpec(
