@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import isfinite
 from os.path import dirname, isdir
 from pathlib import Path
@@ -21,6 +22,7 @@ from gateway.config.addresses import (
     parse_request_path,
     parse_url_prefix,
 )
+from gateway.config.files import MAX_FILE_BYTES, FileContent, Stamps, content_of, stamp_of
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
 from gateway.config.units import AT_P95, format_duration, format_size, parse_duration, parse_size
@@ -43,11 +45,22 @@ _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 
 
-class Surroundings(NamedTuple):
-    """What a value may refer to: files relative to `base_dir`, variables of `environment`."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a value may refer to: files relative to `base_dir`, variables of `environment`.
+
+    `files` collects those that were named, whether they could be read or not, as of before they were read.
+    """
 
     base_dir: Path
     environment: Mapping[str, str]
+    files: Stamps = field(default_factory=dict)
+
+    def read(self, scalar: Scalar, max_bytes: int) -> tuple[Path, bytes]:
+        """The path and the content of the file that `scalar` names. Raises BadValue."""
+        path = (self.base_dir / read_text(scalar, self)).absolute()
+        self.files[path] = stamp_of(path)
+        return path, _read_bytes(path, scalar, max_bytes)
 
 
 class Scalar(NamedTuple):
@@ -131,16 +144,21 @@ def read_boolean(scalar: Scalar, around: Surroundings) -> bool:
     return word in _TRUE
 
 
-def read_file(scalar: Scalar, around: Surroundings) -> Path:
-    """The absolute path of a file that can be read now."""
-    path = around.base_dir / read_text(scalar, around)
+def read_file(scalar: Scalar, around: Surroundings) -> FileContent:
+    """A file that can be read now."""
+    return content_of(*around.read(scalar, MAX_FILE_BYTES))
+
+
+def read_live_file(scalar: Scalar, around: Surroundings) -> Path:
+    """The path of a file that can be read now, and whose content is no part of the configuration."""
+    path = (around.base_dir / read_text(scalar, around)).absolute()
     _read_bytes(path, scalar, 1)
-    return path.absolute()
+    return path
 
 
 def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
     """A file's content, without the line break that editors leave at its end."""
-    content = _read_bytes(around.base_dir / read_text(scalar, around), scalar, MAX_SECRET_BYTES + 1)
+    _, content = around.read(scalar, MAX_SECRET_BYTES + 1)
     if len(content) > MAX_SECRET_BYTES:
         raise BadValue(f"file {scalar.shown} is too large for a secret")
     text = content.decode("latin-1").removesuffix("\n").removesuffix("\r")
@@ -241,6 +259,7 @@ READERS: dict[str, Reader] = {
     "hedge_after": read_hedge_after,
     "secret": lambda scalar, around: Secret(scalar.text),
     "file": read_file,
+    "live_file": read_live_file,
     "secret_file": read_secret_file,
     "state_url": read_state_url,
     "state_url_file": read_state_url_file,

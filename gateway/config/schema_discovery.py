@@ -32,10 +32,11 @@ class KubernetesApiConfig(Section, frozen=True, kw_only=True):
         BackendUrl, kind("backend_url", "Base URL of the API server, such as `https://10.0.0.1:6443`.")
     ]
     token_file: Annotated[
-        Path | None, kind("file", "File with a bearer token; read again whenever the API is asked.")
+        Path | None, kind("live_file", "File with a bearer token; read again whenever the API is asked.")
     ] = None
     ca_file: Annotated[
-        Path | None, kind("file", "Certificates to trust, PEM, in place of the system's; read again too.")
+        Path | None,
+        kind("live_file", "Certificates to trust, PEM, in place of the system's; read again too."),
     ] = None
 
 
@@ -81,7 +82,8 @@ class DiscoveryConfig(Section, frozen=True, kw_only=True):
     file: Annotated[
         Path | None,
         kind(
-            "file", "File with a list like `backends`: URLs, or mappings. It is read again when it changes."
+            "live_file",
+            "File with a list like `backends`: URLs, or mappings. It is read again when it changes.",
         ),
     ] = None
     expected: (

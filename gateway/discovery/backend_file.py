@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Never
 
 from gateway.config.discovered import Discovered
+from gateway.config.files import Stamp, stamp_of
 from gateway.config.loading import load_backends
 from gateway.config.problems import ConfigError
 from gateway.discovery.source import Tell
@@ -18,8 +19,6 @@ from gateway.discovery.source import Tell
 LOOK_EVERY_S = 1.0
 # Half a list is a list too: a file that is being written must have been the same for so long.
 SETTLE_S = 0.1
-
-Stamp = tuple[int, ...] | None
 
 
 class FileSource:
@@ -34,13 +33,13 @@ class FileSource:
         read: Stamp = None
         is_good = False
         while True:
-            stamp = _stamp(self._path)
+            stamp = stamp_of(self._path)
             if stamp is None:
                 tell.failed(f"{self._path} can't be read")
                 read = None
             elif stamp != read:
                 await asyncio.sleep(self._settle_s)
-                if stamp != _stamp(self._path):
+                if stamp != stamp_of(self._path):
                     continue
                 is_good, read = await self._read(tell), stamp
             elif is_good:
@@ -56,12 +55,3 @@ class FileSource:
             return False
         tell.found(Discovered(backends))
         return True
-
-
-def _stamp(path: Path) -> Stamp:
-    """What changes when the file does: another file of that name, its times or its size."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

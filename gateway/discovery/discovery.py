@@ -1,22 +1,25 @@
 """Follows the backends of every cluster that has `discovery`, and keeps what was found last.
 
-A failure takes no backend away: what is known grows old, and says so. What comes of it all is one function,
-`complete`: from the configuration in the file to the one in force.
+A failure takes no backend away: what is known grows old, and says so. Who holds the configuration asks
+`complete` for the one to be in force, and tells `follow` which one is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from gateway.config.discovered import Discovered, with_discovered
 from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import BackendConfig, ClusterConfig, Config
 from gateway.config.schema_discovery import MAX_BACKENDS, DiscoveryConfig
 from gateway.discovery.source import Pace, Source, Surroundings
+from gateway.ports import DiscoveryStatus
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +37,6 @@ class Settings(NamedTuple):
 
     discovery: DiscoveryConfig
     allowed: tuple[str, ...]
-
-
-class SourceStatus(NamedTuple):
-    """One cluster's discovery. `age_s` is how old what is known is (None: nothing is known yet)."""
-
-    cluster: str
-    age_s: float | None
-    errors: int
-    failure: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def make_source(discovery: DiscoveryConfig, around: Surroundings) -> Source:
@@ -102,10 +95,10 @@ class _Watch:
             log.warning("discovery of %s fails, %d backends stay: %s", self.cluster, kept, reason)
         self.failure = reason
 
-    def status(self) -> SourceStatus:
+    def status(self) -> DiscoveryStatus:
         age_s = None if self.confirmed_at_s is None else self.around.clock() - self.confirmed_at_s
         notes = self.known.notes if self.known is not None else ()
-        return SourceStatus(self.cluster, age_s, self.errors, self.failure, notes)
+        return DiscoveryStatus(self.cluster, age_s, self.errors, self.failure, notes)
 
     def _log_change(self, found: Discovered) -> None:
         before = {b.url for b in self.known.backends} if self.known is not None else set()
@@ -117,7 +110,7 @@ class _Watch:
 
 
 class Discovery:
-    """`follow` a configuration, and each further one; `stop` in the end.
+    """`follow` the configuration in force, and each further one; `stop` in the end.
 
     `on_change` is called, on the event loop, a moment after something else was found.
     """
@@ -139,7 +132,7 @@ class Discovery:
         Where a cluster's settings have changed, or it had listed backends, those stay until the first answer.
         """
         wanted = {
-            cluster.name: Settings(cluster.discovery, config.allow_backends_in)
+            cluster.name: _settings(cluster.discovery, config.allow_backends_in)
             for cluster in config.clusters
             if cluster.discovery is not None
         }
@@ -156,10 +149,10 @@ class Discovery:
         self._listed = _listed(config.clusters)
 
     def complete(self, config: Config) -> Config:
-        """Follows `config`, and gives what is in force with what is known now."""
-        self.follow(config)
-        found = {name: watch.known for name, watch in self._watches.items() if watch.known is not None}
-        return with_discovered(config, found)
+        """What is to be in force for this configuration, with what is known now of its clusters."""
+        known = {name: watch.known for name, watch in self._watches.items() if watch.known is not None}
+        listed = {name: Discovered(backends) for name, backends in self._listed.items()}
+        return with_discovered(config, listed | known)
 
     async def first_answers(self, within_s: float = FIRST_ANSWERS_S) -> None:
         """Waits until every cluster has had one, but no longer than that."""
@@ -172,10 +165,10 @@ class Discovery:
             for wait in waiting:
                 wait.cancel()
 
-    def statuses(self) -> tuple[SourceStatus, ...]:
+    def statuses(self) -> tuple[DiscoveryStatus, ...]:
         return tuple(watch.status() for watch in self._watches.values())
 
-    def detail(self) -> Mapping[str, object]:
+    def detail(self) -> dict[str, object]:
         """For the readiness page: what is not as it should be, by cluster; empty when all is well."""
         troubles = {status.cluster: trouble for status in self.statuses() if (trouble := _trouble(status))}
         return {"discovery": troubles} if troubles else {}
@@ -231,6 +224,11 @@ class Discovery:
         self._on_change()
 
 
+def _settings(discovery: DiscoveryConfig, allowed: tuple[str, ...]) -> Settings:
+    # What is expected is no business of a source, and in the configuration in force it is what was found.
+    return Settings(msgspec.structs.replace(discovery, expected=None), allowed)
+
+
 def _listed(clusters: Iterable[ClusterConfig]) -> dict[str, tuple[BackendConfig, ...]]:
     return {cluster.name: cluster.backends for cluster in clusters if cluster.discovery is None}
 
@@ -251,7 +249,7 @@ def _cleared(found: Discovered, allowed: tuple[str, ...]) -> Discovered:
     return Discovered(tuple(places.values()), found.expected, found.server_name, notes)
 
 
-def _trouble(status: SourceStatus) -> str:
+def _trouble(status: DiscoveryStatus) -> str:
     parts = list(status.notes)
     if status.age_s is None:
         parts.insert(0, f"no answer yet: {status.failure}" if status.failure else "no answer yet")

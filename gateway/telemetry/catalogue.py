@@ -218,6 +218,49 @@ TELEMETRY_FAILURES = MetricSpec(
     "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
 )
 
+DISCOVERY_AGE = MetricSpec(
+    "discovery_age_seconds",
+    "gauge",
+    ("cluster",),
+    "How long ago the backends of a cluster with `discovery` were last known to be those; absent until the "
+    "first answer.",
+    across=Across.MIN,
+)
+DISCOVERY_FAILING = MetricSpec(
+    "discovery_failing",
+    "gauge",
+    ("cluster",),
+    "1 while discovery fails and the backends known last stay; the readiness page says why.",
+    across=Across.MAX,
+)
+DISCOVERY_ERRORS = MetricSpec(
+    "discovery_errors_total",
+    "counter",
+    ("cluster",),
+    "Failed tries to find a cluster's backends; each is followed by another, up to 10 s later.",
+)
+CONFIG_GENERATION = MetricSpec(
+    "config_generation",
+    "gauge",
+    (),
+    "How many configurations have been in force since the start, this one included.",
+    across=Across.MIN,
+)
+CONFIG_IS_NEWEST = MetricSpec(
+    "config_last_reload_successful",
+    "gauge",
+    (),
+    "0 while the configuration file is refused, or not in force at every worker; an older one is in force "
+    "then, and the readiness page says why.",
+    across=Across.MIN,
+)
+CONFIG_RELOADS = MetricSpec(
+    "config_reloads_total",
+    "counter",
+    ("outcome",),
+    "Times the configuration file was read again; `outcome` is adopted, unchanged or refused.",
+)
+
 WORKERS = MetricSpec(
     "workers", "gauge", ("state",), "Worker processes; `state` is ready, starting or draining."
 )
@@ -264,6 +307,12 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
     TELEMETRY_FAILURES,
+    DISCOVERY_AGE,
+    DISCOVERY_FAILING,
+    DISCOVERY_ERRORS,
+    CONFIG_GENERATION,
+    CONFIG_IS_NEWEST,
+    CONFIG_RELOADS,
 )
 
 # What is shown beside it with `workers` above 1.
