@@ -154,13 +154,13 @@ class Discovery:
         listed = {name: Discovered(backends) for name, backends in self._listed.items()}
         return with_discovered(config, listed | known)
 
-    async def first_answers(self, within_s: float = FIRST_ANSWERS_S) -> None:
-        """Waits until every cluster has had one, but no longer than that."""
+    async def first_answers(self, within_s: float | None = None) -> None:
+        """Waits until every cluster has had one, but no longer than that (None: FIRST_ANSWERS_S)."""
         waiting = [asyncio.ensure_future(watch.answered.wait()) for watch in self._watches.values()]
         if not waiting:
             return
         try:
-            await asyncio.wait(waiting, timeout=within_s)
+            await asyncio.wait(waiting, timeout=FIRST_ANSWERS_S if within_s is None else within_s)
         finally:
             for wait in waiting:
                 wait.cancel()

@@ -13,7 +13,7 @@ from gateway.telemetry.families import counter, gauge
 
 def discovery_families(statuses: Iterable[DiscoveryStatus]) -> Iterator[Metric]:
     known = list(statuses)
-    ages = {(status.cluster,): status.age_s for status in known if status.age_s is not None}
+    ages: dict[tuple[str, ...], float] = {(s.cluster,): s.age_s for s in known if s.age_s is not None}
     yield gauge(catalogue.DISCOVERY_AGE, ages)
     yield gauge(catalogue.DISCOVERY_FAILING, {(s.cluster,): int(bool(s.failure)) for s in known})
     yield counter(catalogue.DISCOVERY_ERRORS, {(s.cluster,): s.errors for s in known})
