@@ -22,6 +22,7 @@ from gateway.config.fleet import breaker_of, clusters_of
 from gateway.config.loading import Loaded
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
+from gateway.core.events import TICK_S
 from gateway.core.fleet import (
     CloseIdleConnections,
     Drained,
@@ -58,14 +59,14 @@ from gateway.telemetry.observer import Observer
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
-
 
 class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
     def __init__(self, config: Config, place: WorkerPlace | None = None, file: Loaded | None = None) -> None:
-        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway serves."""
+        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway
+        serves, and so are the backends that are found.
+        """
         self._config = config
         self._place = place
         self._clock = time.monotonic
@@ -74,12 +75,12 @@ class Gateway:
         self._store = self._make_store()
         self._state = GatewayState.STARTING
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
-        self._from_file = config
         draw = _uniform_draws()
         self._discovery = Discovery(DiscoverySurroundings(self._clock, draw), self._on_found)
         ports = ReloadPorts(self._adopt, wall_clock, self._discovery.complete)
         self._reloader = Reloader(file, ports) if file is not None else None
-        self._generation = place.generation if place is not None else 1
+        self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
+        self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
         self._tls = ServerTls(config.tls) if config.tls is not None else None
@@ -133,6 +134,7 @@ class Gateway:
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""
         self.apply(event)
+        self._note_drain(event)
         match event:
             case Drained(name, until_s):
                 self._store.share_drain(name, until_s - self._clock())
@@ -140,15 +142,32 @@ class Gateway:
                 self._store.share_drain(name, None)
 
     def _apply_heard(self, event: Event) -> None:
-        """What other gateways told; they may know clusters that this one does not."""
+        """What other gateways told; they may know clusters that this one does not, or not yet."""
+        self._note_drain(event)
         with contextlib.suppress(UnknownName):
             self.apply(event)
+
+    def _note_drain(self, event: Event) -> None:
+        match event:
+            case Drained(name, until_s):
+                self._drains[name] = until_s
+            case Undrained(name):
+                self._drains.pop(name, None)
+
+    def _drain_who_came(self) -> None:
+        """A drain is about a name: it holds for who bears it later, or comes back under it."""
+        now_s, view = self._clock(), self._fleet.view
+        self._drains = {name: until_s for name, until_s in self._drains.items() if until_s > now_s}
+        for name, until_s in self._drains.items():
+            state = view.clusters.get(name) or view.backends.get(name)
+            if state is not None and state.drained_until_s is None:
+                self.apply(Drained(name, until_s))
 
     async def start(self) -> None:
         config = self._config
         self.apply(_picture_of(config))
         for name, until_s in (self._place.drains if self._place else {}).items():
-            self.apply(Drained(name, until_s))
+            self._apply_heard(Drained(name, until_s))
             self._store.assume_drain(name, until_s - self._clock())
         await self._store.start()
         await self._admin.start()
@@ -186,34 +205,26 @@ class Gateway:
         self._config = config
         self._plane.follow(config, pools)
         self.apply(picture)
+        self._drain_who_came()
         self._health.follow(targets)
         self._admin.follow(self._admin_settings())
         if self._tls is not None and config.tls is not None and tls is not None:
             self._tls.renew(config.tls, tls)
 
-    async def _adopt(self, config: Config) -> None:
+    async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
         self._discovery.follow(config)
 
     async def _find_backends(self) -> None:
         """Waits a moment for the first answers of discovery. Workers are told by their parent."""
-        if self._place is not None:
-            return
-        self._discovery.follow(self._config)
-        await self._discovery.first_answers()
-        await self._take_found()
+        if self._reloader is not None:
+            self._discovery.follow(self._config)
+            await self._discovery.first_answers()
+            await self._reloader.refresh()
 
     def _on_found(self) -> None:
         if self._reloader is not None:
             self._reloader.refresh_soon()
-        else:
-            self.adopt(self._discovery.complete(self._from_file))
-
-    async def _take_found(self) -> None:
-        if self._reloader is not None:
-            await self._reloader.refresh()
-        else:
-            self.adopt(self._discovery.complete(self._from_file))
 
     def heed_signals(self) -> None:
         """SIGTERM and SIGINT drain. SIGHUP reads the configuration and opens the access log anew."""
@@ -244,7 +255,7 @@ class Gateway:
         return self._draining
 
     async def _drain(self) -> bool:
-        was_clean = await self._plane.drain(self._config.drain_timeout_s)
+        was_clean = await self._plane.drain(self._config.drain_delay_s, self._config.drain_timeout_s)
         self._stopped.set()
         return was_clean
 
@@ -273,7 +284,7 @@ class Gateway:
         return GatewayStatus(self._state, len(self._plane.exchanges), detail | self._discovery.detail())
 
     def config_status(self) -> ConfigStatus:
-        return self._reloader.status if self._reloader is not None else ConfigStatus(self._generation)
+        return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
 
     def _make_store(self) -> StateStore:
         state = self._config.state

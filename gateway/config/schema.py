@@ -103,6 +103,10 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
         float, duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
 
+    def first_byte_for_s(self, body_bytes: int) -> float:
+        """How long the first byte may take of the answer to a body of this size."""
+        return self.first_byte_s + self.first_byte_per_kib_s * (body_bytes / 1024)
+
 
 class RetryConfig(Section, frozen=True, kw_only=True):
     """Trying again, on another backend, before the client has seen a byte."""
@@ -307,6 +311,14 @@ class Config(Section, frozen=True, kw_only=True):
     max_buffered_bytes: Annotated[
         int, size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
+    drain_delay_s: Annotated[
+        float,
+        duration(
+            "How long the port stays open at shutdown while readiness says no already, so that balancers "
+            "turn away first; every answer then ends its connection.",
+            ge=0,
+        ),
+    ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
         float, duration("How long requests in flight may take to finish at shutdown.", ge=0)
     ] = field(default=30.0, name="drain_timeout")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from gateway.config.schema import Config
+from gateway.core.events import SWEEP_S
 from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
 from gateway.core.retries import ExtraAttempts
@@ -25,9 +26,6 @@ from gateway.proxy.settings import settings_of
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
-
-# Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
-SWEEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,14 @@ class DataPlane:
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    async def drain(self, timeout_s: float) -> bool:
-        """No new connections; what was accepted is finished. False when some had to be cut."""
+    async def drain(self, delay_s: float, timeout_s: float) -> bool:
+        """Ends what is served: every answer ends its connection, and after `delay_s` no new ones are taken.
+
+        What was accepted is finished within `timeout_s` from then on. False when some had to be cut.
+        """
         self.is_draining = True
+        # A client that sends on an idle connection while it is closed gets no answer: so they stay too.
+        await asyncio.sleep(delay_s)
         for server in self._servers:
             server.close()
         for connection in tuple(self._connections):
