@@ -51,9 +51,11 @@ class Engine:
 async def engines(count: int) -> AsyncIterator[list[Engine]]:
     made = [Engine(f"engine-{number}") for number in range(count)]
     servers = [await engine.listen() for engine in made]
-    yield made
-    for server in servers:
-        server.close()
+    try:
+        yield made
+    finally:
+        for server in servers:
+            server.close()
 
 
 @pytest.fixture
@@ -158,7 +160,7 @@ async def test_a_cluster_without_backends_spills_and_what_is_missing_is_expected
         gateway = await start(clusters + spill)
         # One of four is less than half: what is left of it comes after the spare one.
         assert (await ask(gateway))[:2] == (200, "spare")
-        capacity = (await page(gateway, "/api/v1/fleet"))["clusters"][0]["capacity"]
+        capacity = (await page(gateway, "/api/v1/fleet"))["tiers"][0]["clusters"][0]["capacity"]
         assert capacity == {"ready": 1, "expected": 4, "share": 0.25}
         kube.delete(pod.name)
         await until(lambda: ids(gateway) == {f"spare@127.0.0.1:{spare.port}"})
