@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from gateway.discovery.source import SourceFailed
 # In this order: of a pod with addresses of several kinds the first one is used.
 _FAMILIES = ("IPv4", "IPv6", "FQDN")
 MAX_NOTES = 5
+MAX_HOST_CHARS = 253
 # Of 100 endpoints each, as the control plane makes them, ten times what a Service may have here.
 MAX_SLICES = 1000
 
@@ -177,14 +179,19 @@ def _identity(endpoint: Endpoint, host: str, port: int | None) -> Identity:
 
 def _hosts(endpoint: Endpoint, family: str) -> Iterator[str]:
     """Its valid addresses: those of one endpoint are as good as each other, and the first is used."""
-    for address in endpoint.addresses or []:
-        try:
-            if family == "FQDN":
-                yield parse_host(address)
-            elif (ip := ip_address(address)).version == (4 if family == "IPv4" else 6):
-                yield str(ip)
-        except (BadValue, ValueError):
-            continue
+    known = (address for address in endpoint.addresses or [] if len(address) <= MAX_HOST_CHARS)
+    return filter(None, (_host(address, family) for address in known))
+
+
+@lru_cache(maxsize=MAX_BACKENDS)  # with each change all endpoints are looked at again
+def _host(address: str, family: str) -> str | None:
+    try:
+        if family == "FQDN":
+            return parse_host(address)
+        ip = ip_address(address)
+    except (BadValue, ValueError):
+        return None
+    return str(ip) if ip.version == (4 if family == "IPv4" else 6) else None
 
 
 def _port_of(endpoint_slice: EndpointSlice, wanted: str | None) -> int | None:
