@@ -60,7 +60,7 @@ def shares(trace: Path, slots: int) -> dict[str, Any]:
         "score": result.bound["score"],
         "flaps": result.figures["flaps"],
         "cool_down_flaps": result.baselines["cool_down"]["flaps"],
-        "is_same_bytes": json_report(result, "trace", 0) == json_report(again, "trace", 0),
+        "is_same_bytes": json_report([result], "trace", 0) == json_report([again], "trace", 0),
     }
 
 
