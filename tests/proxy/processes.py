@@ -89,9 +89,9 @@ def start_engine(*arguments: str, port: int = 0) -> Engine:
     return Engine(child, (int(match[1]),))
 
 
-def start_gateway_process(text: str, folder: Path) -> GatewayProcess:
+def start_gateway_process(text: str, folder: Path, own_lines: str = _OWN_LINES) -> GatewayProcess:
     path = folder / "spillway.yaml"
-    path.write_text(_OWN_LINES + text)
+    path.write_text(own_lines + text)
     child = subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", "serve", "-c", str(path)], stderr=subprocess.PIPE, text=True
     )
