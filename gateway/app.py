@@ -8,7 +8,6 @@ import gc
 import logging
 import resource
 import signal
-import ssl
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +15,12 @@ from random import SystemRandom, getrandbits, seed
 
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
+from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
-from gateway.config.fleet import breaker_of, clusters_of, endpoints_of
+from gateway.config.fixed import restart_needed
+from gateway.config.fleet import breaker_of, clusters_of
+from gateway.config.loading import Loaded
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 from gateway.core.fleet import (
     CloseIdleConnections,
@@ -38,11 +41,13 @@ from gateway.core.latency import LatencySummary
 from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
-from gateway.ports import StateStore
+from gateway.ports import ConfigStatus, StateStore
 from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
+from gateway.proxy.server_tls import ServerTls
 from gateway.proxy.writes import WriteBatch
+from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
 from gateway.telemetry.exposition import Exposition, GaugeSources
@@ -57,7 +62,8 @@ TICK_S = 0.5
 class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
-    def __init__(self, config: Config, place: WorkerPlace | None = None) -> None:
+    def __init__(self, config: Config, place: WorkerPlace | None = None, file: Loaded | None = None) -> None:
+        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway serves."""
         self._config = config
         self._place = place
         self._clock = time.monotonic
@@ -65,16 +71,18 @@ class Gateway:
         self._metrics = Metrics()
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
+        self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
+        self._generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         draw = _uniform_draws()
-        writes = WriteBatch(asyncio.get_running_loop())
-        self._pools = pools_of(config, endpoints_of(config), self._clock, writes)
+        self._writes = writes = WriteBatch(asyncio.get_running_loop())
+        self._tls = ServerTls(config.tls) if config.tls is not None else None
         self._draining: asyncio.Task[bool] | None = None
         self._stopped = asyncio.Event()
         self._plane = DataPlane(
             config,
-            self._pools,
+            pools_of(config, self._clock, writes),
             writes,
             Surroundings(
                 view=self._fleet.view,
@@ -106,7 +114,7 @@ class Gateway:
                     self._report(effect)
                 case CloseIdleConnections(backend_ids):
                     for backend_id in backend_ids:
-                        if (pool := self._pools.get(backend_id)) is not None:
+                        if (pool := self._plane.pools.get(backend_id)) is not None:
                             pool.close_idle()
 
     def _report(self, change: ReportCircuit) -> None:
@@ -133,32 +141,64 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(
-            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
-        )
+        self.apply(_picture_of(config))
         for name, until_s in (self._place.drains if self._place else {}).items():
             self.apply(Drained(name, until_s))
             self._store.assume_drain(name, until_s - self._clock())
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
+        tls = self._tls.context if self._tls is not None else None
         self.port = await self._plane.listen(
-            config.listen.host, config.listen.port, _server_tls(config), reuse_port=self._place is not None
+            config.listen.host, config.listen.port, tls, reuse_port=self._place is not None
         )
         self._health.follow(targets_of(config))
         self._tick()
+        if self._reloader is not None:
+            self._reloader.start()
         self._state = GatewayState.READY
 
+    def adopt(self, config: Config) -> None:
+        """Another configuration in place of this one, at once and as a whole; an equal one changes nothing.
+
+        What runs ends as it began; kept backends keep their connections, counters, circuits and drains.
+        Raises ConfigError for what only a restart changes and OSError for certificates that can't be
+        loaded: then all stays as it is. To be called while it serves, on its event loop.
+        """
+        if config == self._config:
+            return
+        if fixed := restart_needed(self._config, config):
+            raise ConfigError([Problem("", 0, setting, why) for setting, why in fixed.items()])
+        # First all that can fail, of which nothing is in force yet.
+        pools = pools_of(config, self._clock, self._writes, self._plane.pools)
+        targets = targets_of(config)
+        self._health.prepare(targets)
+        tls = self._tls.prepared(config.tls) if self._tls and config.tls else None
+        picture = _picture_of(config)
+        # Then nothing that can: there is no moment between the two pictures.
+        self._config = config
+        self._plane.follow(config, pools)
+        self.apply(picture)
+        self._health.follow(targets)
+        self._admin.follow(self._admin_settings())
+        if self._tls is not None and config.tls is not None and tls is not None:
+            self._tls.renew(config.tls, tls)
+
+    async def _adopt(self, config: Config) -> None:
+        self.adopt(config)
+
     def heed_signals(self) -> None:
-        """SIGTERM and SIGINT drain. SIGHUP opens the access log anew, for rotation."""
+        """SIGTERM and SIGINT drain. SIGHUP reads the configuration and opens the access log anew."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_drain)
-        loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
-    def _reopen_log(self) -> None:
+    def _on_hangup(self) -> None:
         if self._access_log is not None:
             self._access_log.reopen()
+        if self._reloader is not None:
+            self._reloader.reload_soon()
 
     async def serve(self) -> None:
         """Until told to stop, and drained."""
@@ -181,6 +221,8 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        if self._reloader is not None:
+            await self._reloader.stop()
         await self._health.stop()
         await self._plane.close()
         await self._store.stop()
@@ -196,8 +238,13 @@ class Gateway:
     def _status(self) -> GatewayStatus:
         health = self._store.health()
         # A gateway without its store still serves: that is a detail of a ready one.
-        detail = {"store": f"degraded: {health.detail}"} if health.is_degraded else {}
+        detail: dict[str, object] = {"config": config_page(self.config_status())}
+        if health.is_degraded:
+            detail["store"] = f"degraded: {health.detail}"
         return GatewayStatus(self._state, len(self._plane.exchanges), detail)
+
+    def config_status(self) -> ConfigStatus:
+        return self._reloader.status if self._reloader is not None else ConfigStatus(self._generation)
 
     def _make_store(self) -> StateStore:
         state = self._config.state
@@ -218,13 +265,18 @@ class Gateway:
         link = RedisLink(state.url.reveal(), Keys(state.fleet).news)
         return SharedStore(link, state.fleet, company, expected_gateways=self._config.workers)
 
+    def _admin_settings(self) -> AdminSettings:
+        if self._place is not None:
+            return AdminSettings(socket_path=self._place.admin_socket)
+        return settings_of(self._config.admin)
+
     def _latencies(self) -> dict[str, LatencySummary]:
         now_s = self._clock()
         seen = {id_: state.latency.take_summary(now_s) for id_, state in self._fleet.view.backends.items()}
         return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
-        config, access_log = self._config, self._access_log
+        access_log = self._access_log
         exposition = Exposition(
             self._metrics,
             GaugeSources(
@@ -234,11 +286,12 @@ class Gateway:
                 store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
+                config_status=self.config_status,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
             ),
         )
         return AdminServer(
-            AdminSettings(socket_path=self._place.admin_socket) if self._place else settings_of(config.admin),
+            self._admin_settings(),
             OneGateway(
                 AdminPorts(
                     view=self._fleet.view,
@@ -247,18 +300,24 @@ class Gateway:
                     drain=self.drain,
                     render_metrics=exposition.render,
                     clock=self._clock,
+                    reload=self._reloader.reload if self._reloader is not None else None,
                 )
             ),
         )
 
 
-async def run(config: Config, announce: Callable[[Gateway], None], place: WorkerPlace | None = None) -> bool:
+async def run(
+    config: Config,
+    announce: Callable[[Gateway], None],
+    place: WorkerPlace | None = None,
+    file: Loaded | None = None,
+) -> bool:
     """Runs one gateway until it is told to stop; True when it finished all it had accepted.
 
     Raises OSError when it can't start.
     """
     _raise_file_limit()
-    gateway = Gateway(config, place)
+    gateway = Gateway(config, place, file)
     await gateway.start()
     gateway.heed_signals()
     announce(gateway)
@@ -275,13 +334,8 @@ def _uniform_draws() -> Callable[[], int]:
     return partial(getrandbits, 64)
 
 
-def _server_tls(config: Config) -> ssl.SSLContext | None:
-    if config.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+def _picture_of(config: Config) -> FleetConfigured:
+    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
 
 
 def _raise_file_limit() -> None:

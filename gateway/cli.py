@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
-    from gateway.config.schema import Config
+    from gateway.config.loading import Loaded
     from gateway.workers.supervisor import Supervisor
 
 
@@ -24,32 +24,33 @@ def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 def _run_serve(args: argparse.Namespace) -> int:
     import uvloop
 
-    from gateway.config.loading import load
+    from gateway.config.loading import load_whole
     from gateway.config.problems import ConfigError
     from gateway.processes.restarts import StartFailed
 
     try:
-        config = load(args.config)
+        file = load_whole(args.config, {})
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        uvloop.run(_life_of(config))
+        uvloop.run(_life_of(file))
     except (OSError, StartFailed) as error:  # a port in use, a certificate that does not fit
         sys.stderr.write(f"spillway: can't start: {error}\n")
         return 1
     return 0
 
 
-def _life_of(config: Config) -> Coroutine[None, None, object]:
+def _life_of(file: Loaded) -> Coroutine[None, None, object]:
     """One gateway in this process, or several in processes of their own."""
+    config = file.config
     if config.workers == 1:
         from gateway import app
 
-        return app.run(config, _announce)
+        return app.run(config, _announce, file=file)
     from gateway.workers import supervisor
 
-    return supervisor.run(config, _announce)
+    return supervisor.run(config, _announce, file)
 
 
 def _announce(gateway: Gateway | Supervisor) -> None:
@@ -77,6 +78,13 @@ def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return demo.run
 
 
+def _top(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway import top
+
+    top.add_arguments(parser)
+    return top.run
+
+
 def _drain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from gateway.admin import drain_command
 
@@ -95,6 +103,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "top": ("watch one or several gateways live: tiers, room, circuits, spills, rates", _top),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),
     "mock-engine": ("run a model server that only pretends, with faults on demand", _mock_engine),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.fleet import ShareClosing, ShareOpening
@@ -35,6 +36,36 @@ class StoreHealth(NamedTuple):
     is_degraded: bool = False
     detail: str = ""
     gateways: int = 1
+
+
+class ReloadOutcome(StrEnum):
+    """What became of one reading of the configuration file."""
+
+    ADOPTED = "adopted"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The configuration in force, and how the last reading of its file went.
+
+    `generation` counts the configurations adopted from the file, the first included. `refused` says what is
+    wrong with the newest file, when the one in force is an older one. `behind` names workers that did not
+    take what is in force. `adopted_s` and `refused_s` are wall time, None for not yet.
+    """
+
+    generation: int = 1
+    counts: Mapping[ReloadOutcome, int] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+    adopted_s: float | None = None
+    refused_s: float | None = None
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether everybody works by the newest file."""
+        return not (self.refused or self.behind)
 
 
 NO_CAPS: Mapping[str, int] = {}

@@ -16,7 +16,8 @@ from gateway.admin.fleet_merge import merge_pages
 from gateway.admin.fleet_page import Json, drain_mark
 from gateway.admin.one_gateway import drain_event
 from gateway.admin.pages import DrainOrder, find_state
-from gateway.admin.ports import GatewayState, GatewayStatus
+from gateway.admin.ports import GatewayState, GatewayStatus, Reload
+from gateway.admin.reload import reload_page
 from gateway.admin.worker_calls import NoAnswer, WorkerAnswer, answers_of, ask, tell
 from gateway.core.fleet import FOREVER_S, BackendState, ClusterState, Event, FleetView
 from gateway.ports import Clock
@@ -51,6 +52,7 @@ class WorkersPorts:
     drain: Callable[[], Awaitable[bool]]
     render_metrics: Callable[[Mapping[int, str | None], Mapping[str, int], bool], tuple[Iterable[bytes], str]]
     clock: Clock
+    reload: Reload | None = None
 
 
 class AllWorkers:
@@ -94,6 +96,9 @@ class AllWorkers:
         if not pages:
             raise AdminError(503, "no_worker", "no worker answers at the moment")
         return merge_pages(pages)
+
+    async def reload(self) -> Json:
+        return await reload_page(self._ports.reload)
 
     async def mark(self, order: DrainOrder) -> Json:
         """Tells every worker. AdminError 502 when some did not take it; the order stands all the same."""

@@ -13,12 +13,12 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from gateway.admin.address import DEFAULT_ADMIN, TokenUnreadable, admin_url, read_token
 from gateway.admin.durations import parse_drain_s
 
-DEFAULT_ADMIN = "http://127.0.0.1:9090"
 ANSWER_TIMEOUT_S = 5.0
 
 
@@ -40,7 +40,7 @@ def add_undrain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin",
         metavar="URL",
-        type=_url,
+        type=admin_url,
         default=DEFAULT_ADMIN,
         help="admin port (default %(default)s)",
     )
@@ -57,11 +57,11 @@ def run_undrain(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, verb: str) -> int:
     try:
-        admin = AdminCaller(args.admin, _token(args.token_file))
+        admin = AdminCaller(args.admin, read_token(args.token_file))
         kind = _kind_of(args.name, _kinds(admin.get("/api/v1/fleet")))
         asked = {"for": args.for_} if getattr(args, "for_", None) else {}
         answer = admin.post(f"/api/v1/{kind}s/{quote(args.name, safe='@:')}/{verb}", asked)
-    except _Failed as failure:
+    except (_Failed, TokenUnreadable) as failure:
         sys.stderr.write(f"spillway {verb}: {failure}\n")
         return 1
     sys.stdout.write(_report(kind, answer) + "\n")
@@ -100,35 +100,12 @@ def _clusters_first(entry: tuple[str, str]) -> tuple[bool, str]:
     return entry[1] != "cluster", entry[0]
 
 
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise _Failed(f"cannot read the token: {exc}") from exc
-    if not token or not token.isprintable():
-        raise _Failed(f"{path} holds no token")
-    return token
-
-
 def _duration(text: str) -> str:
     try:
         parse_drain_s(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
     return text
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as {DEFAULT_ADMIN}")
-    return text.rstrip("/")
 
 
 class _NoRedirect(HTTPRedirectHandler):

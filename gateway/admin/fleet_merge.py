@@ -25,7 +25,8 @@ def _tier(parts: Sequence[Page], total: int) -> Page:
 
 def _cluster(parts: Sequence[Page], total: int) -> Page:
     backends = [_backend(each, total) for each in zip(*(part["backends"] for part in parts), strict=True)]
-    return {**parts[0], "backends": backends, **_sums(backends, total), **_drain(parts)}
+    is_down = any(part["down"] for part in parts)
+    return {**parts[0], "backends": backends, **_sums(backends, total), **_drain(parts), "down": is_down}
 
 
 def _backend(parts: Sequence[Page], total: int) -> Page:

@@ -45,6 +45,7 @@ def _cluster(state: ClusterState, total: int, now_s: float) -> Json:
         "weight": state.weight,
         **_occupancy(list(state.backends), total),
         **drain_mark(state, now_s),
+        "down": state.is_down,
         "capacity": {**state.capacity._asdict(), "share": round(state.capacity.share, 4)},
         "backends": [_backend(backend, total, now_s) for backend in state.backends],
     }

@@ -33,6 +33,10 @@ class Guard:
     """Lets a request pass or raises AdminError. The token itself is not kept, only its digest."""
 
     def __init__(self, settings: AdminSettings) -> None:
+        self.follow(settings)
+
+    def follow(self, settings: AdminSettings) -> None:
+        """Another token, from the next request on."""
         self._digest = _digest(settings.token) if settings.token is not None else None
         self._only_loopback_names = settings.token is None and is_loopback(settings.host)
 

@@ -7,6 +7,7 @@ import asyncio
 from gateway.admin.fleet_page import Json, drain_mark, fleet_page
 from gateway.admin.pages import DrainOrder, find_state, not_found
 from gateway.admin.ports import AdminPorts, GatewayStatus
+from gateway.admin.reload import reload_page
 from gateway.core.fleet import FOREVER_S, Drained, Undrained, UnknownName
 
 
@@ -32,6 +33,9 @@ class OneGateway:
 
     async def fleet(self) -> Json:
         return fleet_page(self._ports.view, self._ports.clock())
+
+    async def reload(self) -> Json:
+        return await reload_page(self._ports.reload)
 
     async def mark(self, order: DrainOrder) -> Json:
         state = find_state(self._ports.view, order)

@@ -35,6 +35,9 @@ class Pages(Protocol):
 
     async def fleet(self) -> Json: ...
 
+    async def reload(self) -> Json:
+        """Reads the configuration file again and tells what came of it."""
+
     async def mark(self, order: DrainOrder) -> Json:
         """Carries the order out and tells the mark as it is now; 404 for a name that nobody has."""
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from gateway.config.schema import AdminConfig
 from gateway.core.fleet import Event, FleetView
-from gateway.ports import Clock
+from gateway.ports import Clock, ConfigStatus, ReloadOutcome
 
 
 class GatewayState(StrEnum):
@@ -54,6 +54,10 @@ def settings_of(admin: AdminConfig) -> AdminSettings:
     return AdminSettings(admin.listen.host, admin.listen.port, token)
 
 
+# Reads the configuration file again: what came of it, and what is in force now.
+Reload = Callable[[], Awaitable[tuple[ReloadOutcome, ConfigStatus]]]
+
+
 @dataclass(frozen=True, slots=True)
 class AdminPorts:
     """The gateway as the admin port sees it.
@@ -61,6 +65,7 @@ class AdminPorts:
     `apply` raises UnknownName. `drain` begins the end of the whole gateway, or joins one that has begun;
     it is True when nothing is in flight any more, False when its own time limit came first.
     `render_metrics(as_openmetrics)` gives the body, in parts that are short to make, and its content type.
+    `reload` is None without a file.
     """
 
     view: FleetView
@@ -69,6 +74,7 @@ class AdminPorts:
     drain: Callable[[], Awaitable[bool]]
     render_metrics: Callable[[bool], tuple[Iterable[bytes], str]]
     clock: Clock
+    reload: Reload | None = None
 
 
 def is_loopback(host: str) -> bool:

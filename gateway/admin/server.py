@@ -10,6 +10,7 @@ from gateway.admin.guard import Guard
 from gateway.admin.health import HealthRoutes
 from gateway.admin.pages import Pages
 from gateway.admin.ports import AdminSettings
+from gateway.admin.reload import ReloadRoutes
 
 # A drain is the largest thing anybody sends here.
 MAX_BODY_BYTES = 16 * 1024
@@ -36,6 +37,7 @@ class AdminServer:
 
     def __init__(self, settings: AdminSettings, pages: Pages) -> None:
         self._settings = settings
+        self._guard = Guard(settings)
         self._pages = pages
         self._runner: web.AppRunner | None = None
 
@@ -59,6 +61,10 @@ class AdminServer:
             raise
         self._runner = runner
 
+    def follow(self, settings: AdminSettings) -> None:
+        """Another token; an address stays as long as the server runs."""
+        self._guard.follow(settings)
+
     async def stop(self) -> None:
         """Closes the port. Stopping twice is the same as once."""
         runner, self._runner = self._runner, None
@@ -72,12 +78,12 @@ class AdminServer:
         return web.TCPSite(runner, settings.host, settings.port)
 
     def _application(self) -> web.Application:
-        guard = Guard(self._settings)
         application = web.Application(
-            middlewares=[answer_errors, guard.middleware], client_max_size=MAX_BODY_BYTES
+            middlewares=[answer_errors, self._guard.middleware], client_max_size=MAX_BODY_BYTES
         )
         application.add_routes(HealthRoutes(self._pages).routes())
         application.add_routes(DrainRoutes(self._pages).routes())
+        application.add_routes(ReloadRoutes(self._pages).routes())
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/v1/fleet", self._fleet)
         return application

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from gateway.config.files import FileContent
 from gateway.config.schema import BackendConfig, ClusterConfig, Config
 from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
@@ -15,7 +15,7 @@ class UpstreamTls:
     """How to verify an https backend: `ca_file` None trusts the system's certificates."""
 
     server_name: str
-    ca_file: Path | None = None
+    ca_file: FileContent | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,40 +4,67 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config.files import Stamps, stamp_of
 from gateway.config.problems import ConfigError, Problem
+from gateway.config.scalars import Surroundings
 from gateway.config.schema import Config
 
 # Enough for the longest text that parse() takes; an endless device is not read to its end.
 MAX_BYTES = 4 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, the line of each setting that stands in it, and the files it was made of."""
+
+    config: Config
+    source: str
+    lines: Mapping[str, int]
+    files: Stamps
+
+    def problem(self, setting: str, message: str, fix: str = "") -> Problem:
+        """One of a setting such as `admin.listen`, with the line that it has or its section has."""
+        line = self.lines.get(setting) or self.lines.get(setting.rpartition(".")[0], 0)
+        return Problem(self.source, line, setting, message, fix)
+
+
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError with all problems found."""
+    return load_whole(path, {}).config
+
+
+def load_whole(path: str | Path, files: Stamps) -> Loaded:
+    """As `load`; `files` gets this file and those that it names, also when it raises."""
     path = Path(path)
-    return parse(_read_text(path), str(path), path.parent)
+    files[path.absolute()] = stamp_of(path)
+    return _parse(_read_text(path), str(path), Surroundings(path.parent, os.environ, files))
 
 
 def parse(
     text: str, source_name: str, base_dir: str | Path, environment: Mapping[str, str] | None = None
 ) -> Config:
     """The configuration in a text; `base_dir` is what its file paths are relative to. Raises ConfigError."""
+    known = os.environ if environment is None else environment
+    return _parse(text, source_name, Surroundings(Path(base_dir), known)).config
+
+
+def _parse(text: str, source_name: str, around: Surroundings) -> Loaded:
     # Here, so that what only carries a Config does not load a YAML parser.
     from msgspec.inspect import type_info
 
     from gateway.config.document import parse_document
     from gateway.config.reading import Reading
-    from gateway.config.scalars import Surroundings
 
     root = parse_document(text, source_name)
-    around = Surroundings(Path(base_dir), os.environ if environment is None else environment)
     reading = Reading(source_name, around)
     config = reading.read(root, type_info(Config), "")
     if reading.problems:
         raise ConfigError(reading.problems)
     assert isinstance(config, Config)
-    return config
+    return Loaded(config, source_name, reading.lines(), around.files)
 
 
 def _read_text(path: Path) -> str:

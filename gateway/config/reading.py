@@ -74,6 +74,14 @@ class Reading:
         """Does that value stand in the file, right or wrong?"""
         return key in self._origins[id(section)].lines
 
+    def lines(self) -> dict[str, int]:
+        """The line of each setting that stands in the file, by its path such as `admin.listen`."""
+        return {
+            _join(origin.path, key): line
+            for origin in self._origins.values()
+            for key, line in origin.lines.items()
+        }
+
     # --- sections ---------------------------------------------------------------------------------------
 
     def _read_section(self, node: Node, shape: Shape, path: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import isfinite
 from os.path import dirname, isdir
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateway.config.addresses import (
     parse_plain_path,
     parse_request_path,
 )
+from gateway.config.files import MAX_FILE_BYTES, FileContent, Stamps, content_of, stamp_of
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
 from gateway.config.units import AT_P95, format_duration, format_size, parse_duration, parse_size
@@ -39,11 +41,22 @@ _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 
 
-class Surroundings(NamedTuple):
-    """What a value may refer to: files relative to `base_dir`, variables of `environment`."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a value may refer to: files relative to `base_dir`, variables of `environment`.
+
+    `files` collects those that were named, whether they could be read or not, as of before they were read.
+    """
 
     base_dir: Path
     environment: Mapping[str, str]
+    files: Stamps = field(default_factory=dict)
+
+    def read(self, scalar: Scalar, max_bytes: int) -> tuple[Path, bytes]:
+        """The path and the content of the file that `scalar` names. Raises BadValue."""
+        path = (self.base_dir / read_text(scalar, self)).absolute()
+        self.files[path] = stamp_of(path)
+        return path, _read_bytes(path, scalar, max_bytes)
 
 
 class Scalar(NamedTuple):
@@ -127,16 +140,14 @@ def read_boolean(scalar: Scalar, around: Surroundings) -> bool:
     return word in _TRUE
 
 
-def read_file(scalar: Scalar, around: Surroundings) -> Path:
-    """The absolute path of a file that can be read now."""
-    path = around.base_dir / read_text(scalar, around)
-    _read_bytes(path, scalar, 1)
-    return path.absolute()
+def read_file(scalar: Scalar, around: Surroundings) -> FileContent:
+    """A file that can be read now."""
+    return content_of(*around.read(scalar, MAX_FILE_BYTES))
 
 
 def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
     """A file's content, without the line break that editors leave at its end."""
-    content = _read_bytes(around.base_dir / read_text(scalar, around), scalar, MAX_SECRET_BYTES + 1)
+    _, content = around.read(scalar, MAX_SECRET_BYTES + 1)
     if len(content) > MAX_SECRET_BYTES:
         raise BadValue(f"file {scalar.shown} is too large for a secret")
     text = content.decode("latin-1").removesuffix("\n").removesuffix("\r")

@@ -6,13 +6,13 @@ A field's Python name carries its unit (`first_byte_s`); the key in YAML does no
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, field
 
 from gateway.config.addresses import Address, BackendUrl
+from gateway.config.files import FileContent
 from gateway.config.secrets import Secret
 from gateway.config.units import AT_P95
 
@@ -54,8 +54,10 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards clients."""
 
-    cert_file: Annotated[Path, _kind("file", "Certificate chain, PEM.")]
-    key_file: Annotated[Path, _kind("file", "Private key of the certificate, PEM, without a passphrase.")]
+    cert_file: Annotated[FileContent, _kind("file", "Certificate chain, PEM.")]
+    key_file: Annotated[
+        FileContent, _kind("file", "Private key of the certificate, PEM, without a passphrase.")
+    ]
 
 
 class AdminConfig(Section, frozen=True, kw_only=True):
@@ -265,7 +267,7 @@ class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards https backends. Certificates are always verified."""
 
     ca_file: Annotated[
-        Path | None, _kind("file", "Certificates to trust, PEM, in place of the system's.")
+        FileContent | None, _kind("file", "Certificates to trust, PEM, in place of the system's.")
     ] = None
     server_name: Annotated[
         str | None, _kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
@@ -439,6 +441,13 @@ class Config(Section, frozen=True, kw_only=True):
     hedge: HedgeConfig | None = None
     breaker: BreakerConfig = BreakerConfig()
     pool: PoolConfig = PoolConfig()
+    watch: Annotated[
+        bool,
+        Meta(
+            description="Take over changes of this file, and of the files that it names, within about two "
+            "seconds; without it only SIGHUP and `POST /api/v1/reload` do."
+        ),
+    ] = True
     clusters: Annotated[
         tuple[ClusterConfig, ...],
         Meta(min_length=1, description="The clusters; those of one tier share its work."),

@@ -116,15 +116,6 @@ class Plan(NamedTuple):
     preferred_tier: str
     route_model: str = "other"
 
-    def without(self, failed: Candidate) -> Plan | None:
-        """The rest of the plan after an attempt at `failed`; None when nothing is left."""
-        rest = tuple(
-            candidate._replace(reason=PlanReason.FAILED)
-            for candidate in self.candidates
-            if candidate.backend.id != failed.backend.id
-        )
-        return self._replace(candidates=rest) if rest else None
-
     def after(self, tried: Sequence[Candidate]) -> Plan | None:
         """A new plan for a request that has failed at `tried`: never there again, their tiers last.
 

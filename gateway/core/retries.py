@@ -33,6 +33,10 @@ class Budget:
         # Once for each exchange that gets a backend: the tally itself, because this is asked of all.
         self.exchange_began = self._exchanges.add
 
+    def set_share(self, share: float, at_least: int) -> None:
+        """What was seen and spent until now counts on."""
+        self._share, self._at_least = share, at_least
+
     def allows(self, now_s: float) -> bool:
         exchanges, spent = self._exchanges.counts(now_s).total, self._spent.counts(now_s).total
         return spent + 1 <= max(self._share * exchanges, self._at_least)
@@ -58,6 +62,11 @@ class ExtraAttempts:
         self._retries = Budget(retry_share, at_least, exchanges)
         self._hedges = Budget(hedge_share, 0, exchanges)
         self.exchange_began = exchanges.add
+
+    def set_shares(self, retry_share: float, hedge_share: float, at_least: int) -> None:
+        """Another configuration; what was seen and spent until now counts on."""
+        self._retries.set_share(retry_share, at_least)
+        self._hedges.set_share(hedge_share, 0)
 
     def may_retry(self, now_s: float) -> bool:
         return self._retries.allows(now_s)

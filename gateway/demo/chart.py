@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-TIER_COLOURS = ("green", "yellow", "magenta", "cyan", "blue")
+from gateway.top.marks import colour_of
+
 SHED_COLOUR = "red"
 SHED_ROOM = 4  # slots' worth of height kept above the limits, for what was refused
 AXIS_CELLS = 5
@@ -19,10 +20,6 @@ class Column(NamedTuple):
 
     in_flight: tuple[int, ...]
     shed: int
-
-
-def colour_of(tier_index: int) -> str:
-    return TIER_COLOURS[tier_index % len(TIER_COLOURS)]
 
 
 def chart(columns: Sequence[Column], limits: Sequence[int], *, rows: int, width: int) -> Text:

@@ -75,7 +75,8 @@ def _engine(cluster: DemoCluster) -> tuple[str, ...]:
 def _config(engine_ports: list[int], asked_port: int | None) -> str:
     """The smallest useful configuration, and what a demo needs beside it."""
     port = asked_port if asked_port is not None else _free_or_any(USUAL_PORT)
-    admin_port = _free_or_any(USUAL_ADMIN_PORT) if port != USUAL_ADMIN_PORT else 0
+    # Any data port means any admin port too: several demos may start in one moment.
+    admin_port = _free_or_any(USUAL_ADMIN_PORT) if port not in (0, USUAL_ADMIN_PORT) else 0
     lines = [
         f"listen: {HOST}:{port}",
         f"admin: {{listen: {HOST}:{admin_port}}}",

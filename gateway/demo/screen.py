@@ -12,8 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gateway.demo.chart import SHED_COLOUR, Column, chart, colour_of
+from gateway.demo.chart import SHED_COLOUR, Column, chart
 from gateway.demo.watch import Picture, TierNow
+from gateway.top.marks import colour_of, milliseconds, slots_bar
 
 BAR_CELLS = 20
 # What stands around the chart: greeting, table, words, and the shell's prompt at the end.
@@ -64,7 +65,7 @@ def plain_line(frame: Frame) -> str:
     if frame.clients is not None:
         cells.append(f"clients {frame.clients:2d}")
     for tier in frame.picture.tiers:
-        ttft = _milliseconds(frame.ttfts_s.get(tier.name))
+        ttft = milliseconds(frame.ttfts_s.get(tier.name))
         now = f"{tier.in_flight}/{tier.limit} {tier.served_per_s:4.1f}/s ttft {ttft}"
         cells.append(f"{tier.name} {now} served {tier.served}")
     cells += [f"spilled {sum(frame.picture.spills.values())}", f"shed {frame.picture.shed}"]
@@ -114,7 +115,7 @@ def table(frame: Frame) -> Table:
     picture = frame.picture
     for index, tier in enumerate(picture.tiers):
         share = f"{100 * tier.served / picture.served:.0f} %" if picture.served else "-"
-        ttft = _milliseconds(frame.ttfts_s.get(tier.name))
+        ttft = milliseconds(frame.ttfts_s.get(tier.name))
         name = Text(tier.name, style=f"bold {colour_of(index)}")
         shown.add_row(
             name, _bar(tier, colour_of(index)), f"{tier.served_per_s:.1f}", str(tier.served), share, ttft
@@ -125,9 +126,7 @@ def table(frame: Frame) -> Table:
 
 
 def _bar(tier: TierNow, colour: str) -> Text:
-    filled = round(BAR_CELLS * tier.in_flight / tier.limit) if tier.limit else 0
-    bar = Text("█" * filled, style=colour) + Text("░" * (BAR_CELLS - filled), style="dim")
-    bar.append(f" {tier.in_flight:2d}/{tier.limit}", style="bold" if tier.in_flight >= tier.limit else "")
+    bar = slots_bar(tier.in_flight, tier.limit, colour, BAR_CELLS)
     return bar.append(" drained", style="bold yellow") if tier.is_drained else bar
 
 
@@ -158,7 +157,3 @@ def spill_words(picture: Picture) -> Text:
         return Text("No request has spilled yet.", style="dim")
     kinds = (f"{source} → {to} {count} ({reason})" for (source, to, reason), count in picture.spills.items())
     return Text("Spilled: " + ", ".join(kinds), style="dim")
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

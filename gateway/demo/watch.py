@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import Counter, deque
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
-
-from gateway.demo.client import ask
+from gateway.demo.client import BadAnswer, ask
+from gateway.top.rates import History, Rates
+from gateway.top.samples import FLEET_PATH, METRICS_PATH, NotSpillway, Sample, read_sample
 
 RATE_WINDOW_S = 3.0
-_SAMPLE = re.compile(
-    r"^spillway_(?P<name>requests|spills|sheds)_total\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE
-)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class TierNow(NamedTuple):
@@ -50,41 +43,31 @@ class Watcher:
     def __init__(self, admin_port: int) -> None:
         self._admin_port = admin_port
         self._loop = asyncio.get_running_loop()
-        self._history: deque[tuple[float, Counter[str]]] = deque()
+        self._history = History(RATE_WINDOW_S)
 
     async def look(self) -> Picture:
         """Raises OSError and BadAnswer when the gateway does not answer."""
-        fleet = orjson.loads((await ask(self._admin_port, "/api/v1/fleet")).body)
-        metrics = (await ask(self._admin_port, "/metrics")).body.decode()
-        served: Counter[str] = Counter()
-        spills: Counter[tuple[str, str, str]] = Counter()
-        sheds: Counter[str] = Counter()
-        for name, labels, value in _samples(metrics):
-            if name == "requests" and labels["outcome"] == "success":
-                served[labels["tier"]] += value
-            elif name == "spills":
-                spills[labels["from"], labels["to"], labels["reason"]] += value
-            elif name == "sheds":
-                sheds[labels["reason"]] += value
-        rates = self._rates(served)
-        tiers = tuple(_tier(tier, served, rates) for tier in fleet["tiers"])
-        return Picture(tiers, dict(spills), dict(sheds))
-
-    def _rates(self, served: Counter[str]) -> dict[str, float]:
-        now_s = self._loop.time()
-        self._history.append((now_s, served))
-        while now_s - self._history[0][0] > RATE_WINDOW_S:
-            self._history.popleft()
-        then_s, before = self._history[0]
-        return {tier: (count - before[tier]) / max(now_s - then_s, 1.0) for tier, count in served.items()}
+        fleet = (await ask(self._admin_port, FLEET_PATH)).body
+        metrics = (await ask(self._admin_port, METRICS_PATH)).body
+        try:
+            sample = read_sample(fleet, metrics, self._loop.time())
+        except NotSpillway as exc:
+            raise BadAnswer(str(exc)) from exc
+        self._history.add(sample)
+        return _picture(sample, self._history.rates)
 
 
-def _samples(metrics: str) -> Iterator[tuple[str, dict[str, str], int]]:
-    for found in _SAMPLE.finditer(metrics):
-        yield found["name"], dict(_LABEL.findall(found["labels"])), int(float(found["value"]))
-
-
-def _tier(tier: dict[str, Any], served: Counter[str], rates: dict[str, float]) -> TierNow:
-    name = tier["name"]
-    is_drained = all(cluster["drained"] for cluster in tier["clusters"])
-    return TierNow(name, tier["in_flight"], tier["limit"], served[name], rates.get(name, 0.0), is_drained)
+def _picture(sample: Sample, rates: Rates) -> Picture:
+    counts = sample.counts
+    tiers = tuple(
+        TierNow(
+            tier.name,
+            tier.in_flight,
+            tier.limit,
+            counts.served[tier.name],
+            rates.served.get(tier.name, 0.0),
+            tier.is_drained,
+        )
+        for tier in sample.fleet.tiers
+    )
+    return Picture(tiers, dict(counts.spills), dict(counts.sheds))

@@ -43,15 +43,26 @@ class HealthChecks:
             self._synthetic = SyntheticProber(self._client, self._around)
         return self._client
 
+    def prepare(self, targets: Iterable[Target]) -> None:
+        """Loads what `follow` needs for these, which then can't fail. Needs the running loop.
+
+        Raises OSError for certificates that can't be loaded.
+        """
+        for target in targets:
+            if target.is_asked:
+                self._client_now().context(target.endpoint)
+
     def follow(self, targets: Iterable[Target]) -> None:
         """Backends that have joined are asked from now on, those that have left no longer.
 
         Needs the running loop. Raises OSError for certificates that can't be loaded.
         """
-        self._targets = {target.backend_id: target for target in targets}
-        targets = [target for target in self._targets.values() if target.is_asked]
-        for target in targets:
-            self._client_now().context(target.endpoint)
+        known = {target.backend_id: target for target in targets}
+        self.prepare(known.values())
+        self._targets = known
+        if self._client is not None:
+            self._client.forget_all_but(target.endpoint for target in known.values())
+        targets = [target for target in known.values() if target.is_asked]
         self._probes.follow(
             {t.backend_id: Round(t, t.health.interval_s) for t in targets if t.health is not None}
         )

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
+from gateway.config.files import FileContent
 from gateway.config.fleet import BackendEndpoint
 from gateway.core.model import Reason
 
@@ -66,7 +66,7 @@ class HealthClient:
             middlewares=(_only_once,),
             timeout=aiohttp.ClientTimeout(total=None),
         )
-        self._contexts: dict[Path | None, ssl.SSLContext] = {}
+        self._contexts: dict[FileContent | None, ssl.SSLContext] = {}
 
     async def close(self) -> None:
         await self._session.close()
@@ -124,6 +124,11 @@ class HealthClient:
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
         return self._contexts[ca_file]
+
+    def forget_all_but(self, endpoints: Iterable[BackendEndpoint]) -> None:
+        """Certificates that none of these trusts need not be kept."""
+        trusted = {endpoint.tls.ca_file for endpoint in endpoints if endpoint.tls is not None}
+        self._contexts = {file: known for file, known in self._contexts.items() if file in trusted}
 
 
 async def _only_once(

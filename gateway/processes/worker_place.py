@@ -12,9 +12,10 @@ class WorkerPlace:
 
     `admin_socket` is the unix socket of its own admin port. `drains` are those in force: names with the
     moment they end (monotonic seconds, which all processes of a machine share), so that no request slips
-    through while it starts.
+    through while it starts. `generation` is that of the configuration in force.
     """
 
     number: int
     admin_socket: str
     drains: Mapping[str, float]
+    generation: int = 1

@@ -32,6 +32,7 @@ from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.settings import PlaneSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,10 @@ _COMPLETED = Reason.COMPLETED
 
 
 class AttemptOwner(Protocol):
-    """Who an attempt works for."""
+    """Who an attempt works for. `settings` stay the same as long as it does."""
+
+    @property
+    def settings(self) -> PlaneSettings: ...
 
     def on_first_byte(self, attempt: Attempt, chunk: bytes) -> None:
         """The answer has begun, or has ended without a body: to be relayed or held, before this returns."""
@@ -228,7 +232,7 @@ class Attempt:
                 # A long answer: routing should not learn of its first byte only at its end.
                 self._plane.apply(FirstByteSeen(self.candidate.backend.id, self._untold_ttft_s))
                 self._untold_ttft_s = None
-        elif now_s - self._progress_s > self._plane.timeouts.stall_s:
+        elif now_s - self._progress_s > self._owner.settings.timeouts.stall_s:
             self.fail(Reason.STALL_TIMEOUT)
 
     @property
@@ -269,7 +273,7 @@ class Attempt:
 
     def _send(self, connection: UpstreamConnection, now_s: float) -> None:
         self._upstream = connection
-        timeouts, body = self._plane.timeouts, self._request_body
+        timeouts, body = self._owner.settings.timeouts, self._request_body
         self._first_byte_deadline_s = (
             now_s + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
         )

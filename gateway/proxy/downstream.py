@@ -72,7 +72,7 @@ class DownstreamConnection(asyncio.Protocol):
         if isinstance(peer, tuple):
             self.peer = str(peer[0])
             self.forwarded += b"x-forwarded-for: %b\r\n" % self.peer.encode()
-        self.deadline_s = self._plane.clock() + self._plane.timeouts.request_head_s
+        self.deadline_s = self._plane.clock() + self._plane.settings.timeouts.request_head_s
         self._plane.joined(self)
 
     def data_received(self, data: bytes) -> None:
@@ -129,11 +129,11 @@ class DownstreamConnection(asyncio.Protocol):
 
     def request_begun(self) -> None:
         if self._exchange is None:
-            self.deadline_s = self._plane.clock() + self._plane.timeouts.request_head_s
+            self.deadline_s = self._plane.clock() + self._plane.settings.timeouts.request_head_s
 
     def body_announced(self) -> None:
         if self._exchange is None:
-            self.deadline_s = self._plane.clock() + self._plane.timeouts.request_body_s
+            self.deadline_s = self._plane.clock() + self._plane.settings.timeouts.request_body_s
 
     def wait_for_room(self) -> None:
         """All bodies together are as large as they may be: this one goes on when others are gone."""
@@ -202,7 +202,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._plane.is_draining and not self._reader.is_begun:
             self._close_gently()
             return
-        timeouts = self._plane.timeouts
+        timeouts = self._plane.settings.timeouts
         self.deadline_s = self._plane.clock() + (
             timeouts.request_body_s if self._reader.is_begun else timeouts.keep_alive_s
         )
@@ -265,7 +265,7 @@ class DownstreamConnection(asyncio.Protocol):
         if owed_bytes != self._owed_bytes:
             self._owed_bytes = owed_bytes
             self._owed_since_s = now_s
-        return now_s - self._owed_since_s > self._plane.timeouts.write_s
+        return now_s - self._owed_since_s > self._plane.settings.timeouts.write_s
 
     @property
     def body_bytes(self) -> int:

@@ -61,11 +61,13 @@ class Exchange:
         "keeps_alive",
         "record",
         "route",
+        "settings",
     )
 
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
         head, endpoint, self._body, received_s, self._refusal = request
         self._plane = plane
+        self.settings = plane.settings  # until its end, whatever is reloaded meanwhile
         self._head = head
         self._endpoint = endpoint
         self.route: Route = None  # type: ignore[assignment]  # begins with the first plan
@@ -121,7 +123,7 @@ class Exchange:
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
-        self.route = route = Route(plane, record, known)
+        self.route = route = Route(plane, self.settings, record, known)
         if self._head.deadline is not None:
             route.heed_deadline(self._head, now_s)
         plan = route.plan(now_s)
@@ -160,7 +162,7 @@ class Exchange:
             self.record.retries += (Retry(before.candidate.cluster, failed),)
             plane.extra.retried(now_s)
         self._attempt = attempt = self.new_attempt(lease, now_s)
-        if before is None and plane.hedge is not None:
+        if before is None and self.settings.hedge is not None:
             self._hedge = hedge_of(self, plane, attempt)
         self.send(attempt)
 
@@ -265,7 +267,7 @@ class Exchange:
                 write = connection.write_chunk
                 first = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
         self._free_body()
-        candidate = attempt.candidate if plane.exposes_routing else None
+        candidate = attempt.candidate if self.settings.exposes_routing else None
         connection.write(answers.answer_head(head, self, candidate) + first)
         attempt.relay(write, chunk, now_s, connection.write_on if self.is_chunked else None)
         if connection.paused_since_s is not None:

@@ -30,10 +30,11 @@ def hedge_of(exchange: Exchange, plane: DataPlane, first: Attempt) -> Hedge | No
 
     A probe runs alone: overtaken it would tell nothing, and a hung backend would stay half-open.
     """
-    settings = plane.hedge
-    if settings is None or len(plane.view.backends) < 2 or plane.attempts < 2 or first.candidate.is_probe:
+    settings = exchange.settings
+    hedge, has_two = settings.hedge, settings.retry.attempts >= 2 and len(plane.view.backends) >= 2
+    if hedge is None or not has_two or first.candidate.is_probe:
         return None
-    delay_s: float | None = settings.after_s
+    delay_s: float | None = hedge.after_s
     if not delay_s:  # AT_P95
         state = plane.view.backends.get(first.candidate.backend.id)
         delay_s = None if state is None else hedge_delay_s(state, first.began_s)

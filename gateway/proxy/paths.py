@@ -54,6 +54,7 @@ class PathTable:
     """Finds the endpoint of a request, or refuses it."""
 
     def __init__(self, extra_paths: Iterable[str] = ()) -> None:
+        self.extra_paths = tuple(extra_paths)
         self._exact: dict[bytes, Endpoint] = {
             f"/v1/{name}".encode(): Endpoint(f"/v1/{name}", b"POST") for name in _REQUIRED
         }
@@ -67,7 +68,7 @@ class PathTable:
             b"/v2/health/ready": Endpoint("/v2/health/ready", b"GET", local_path=LocalPath.READY),
         }
         self._wild = dict(_WILD)
-        for path in extra_paths:
+        for path in self.extra_paths:
             if path.endswith("/*"):
                 self._wild[path[:-1].encode()] = path
             else:

@@ -20,16 +20,14 @@ from gateway.ports import Clock, StateStore, Telemetry
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
-from gateway.proxy.paths import PathTable
 from gateway.proxy.pool import UpstreamPool
+from gateway.proxy.settings import settings_of
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
 
 # Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
 SWEEP_S = 0.1
-# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
-MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,7 @@ class DataPlane:
         writes: WriteBatch,
         around: Surroundings,
     ) -> None:
-        self.timeouts = config.timeouts
-        self.attempts = config.retry.attempts
-        self.max_body_bytes = config.max_body_bytes
-        self.exposes_routing = config.expose_routing
-        self.paths = PathTable(config.paths)
+        self.settings = settings_of(config)
         self.pools = pools
         self.view = around.view
         self.apply = around.apply
@@ -69,12 +63,11 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
-        self.hedge = config.hedge
-        self.extra = _extra_attempts(config)
+        self.extra = ExtraAttempts()
+        self.settings.set_budget(self.extra)
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
         self.is_draining = False
         self.buffered_bytes = 0
-        self._max_buffered_bytes = config.max_buffered_bytes
         self._connections: set[DownstreamConnection] = set()
         self._out_of_bytes: deque[DownstreamConnection] = deque()
         self._is_empty: asyncio.Event | None = None
@@ -83,6 +76,20 @@ class DataPlane:
         self._id_prefix = token_hex(8)
         self._id_count = itertools.count(1)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    # --- another configuration -----------------------------------------------------------------------
+
+    def follow(self, config: Config, pools: Mapping[str, UpstreamPool]) -> None:
+        """From now on these, for what begins now. What runs at backends that have left runs to its end."""
+        before, self.pools = self.pools, pools
+        self.settings = settings_of(config, self.settings)
+        self.settings.set_budget(self.extra)
+        for pool in pools.values():
+            pool.follow(config)
+        for backend_id, pool in before.items():
+            if pools.get(backend_id) is not pool:
+                pool.retire()
+        self.give_back_bytes(0)  # there may be room for more bytes now
 
     # --- listening and ending ------------------------------------------------------------------------
 
@@ -155,14 +162,14 @@ class DataPlane:
     def take_bytes(self, count: int) -> bool:
         """Counts buffered bytes; True when the sender must wait before it sends more."""
         self.buffered_bytes += count
-        return self.buffered_bytes > self._max_buffered_bytes
+        return self.buffered_bytes > self.settings.max_buffered_bytes
 
     def wait_for_bytes(self, connection: DownstreamConnection) -> None:
         self._out_of_bytes.append(connection)
 
     def give_back_bytes(self, count: int) -> None:
         self.buffered_bytes -= count
-        while self._out_of_bytes and self.buffered_bytes <= self._max_buffered_bytes:
+        while self._out_of_bytes and self.buffered_bytes <= self.settings.max_buffered_bytes:
             self._out_of_bytes.popleft().read_again()
 
     def _end_standstill(self) -> None:
@@ -170,7 +177,7 @@ class DataPlane:
 
         Only when no whole request holds bytes, which it will give back; and only one at a time.
         """
-        if not self._out_of_bytes or self.buffered_bytes <= self._max_buffered_bytes:
+        if not self._out_of_bytes or self.buffered_bytes <= self.settings.max_buffered_bytes:
             return
         half_read = sum(connection.body_bytes for connection in self._connections)
         if half_read < self.buffered_bytes or any(c.may_exceed_budget for c in self._connections):
@@ -201,10 +208,3 @@ class DataPlane:
         except Exception:
             log.exception("the sweep failed")
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
-
-
-def _extra_attempts(config: Config) -> ExtraAttempts:
-    """The one budget of this gateway's second attempts, whatever the route."""
-    retries, hedge = config.retry.budget, config.hedge
-    at_least = MIN_RETRIES if retries else 0
-    return ExtraAttempts(retries, hedge.budget if hedge is not None else 0.0, at_least)

@@ -6,8 +6,9 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-from gateway.config.fleet import BackendEndpoint
+from gateway.config.fleet import BackendEndpoint, endpoints_of
 from gateway.config.schema import Config
 from gateway.core.model import Reason
 from gateway.ports import Clock
@@ -36,15 +37,25 @@ class UpstreamPool:
     ) -> None:
         self.endpoint = endpoint
         self.writes = writes
-        self._ssl_context = ssl_context
-        self._connect_timeout_s = config.timeouts.connect_s
+        self.ssl_context = ssl_context
+        self._is_retired = False
         # What every request to this backend begins with.
         self.request_lines = b"host: %b\r\n" % endpoint.host_header
         if endpoint.auth_header is not None and endpoint.auth_value is not None:
             self.request_lines += b"%b: %b\r\n" % (endpoint.auth_header, endpoint.auth_value)
-        self._settings = config.pool
         self._clock = clock
+        self.follow(config)
         self._idle: deque[UpstreamConnection] = deque()
+
+    def follow(self, config: Config) -> None:
+        """Another configuration of the same endpoint: connections stay."""
+        self._connect_timeout_s = config.timeouts.connect_s
+        self._settings = config.pool
+
+    def retire(self) -> None:
+        """Its backend has left, or is reached in another way: what is in use is closed after its use."""
+        self._is_retired = True
+        self.close_idle()
 
     def take_idle(self) -> UpstreamConnection | None:
         while self._idle:
@@ -63,7 +74,7 @@ class UpstreamPool:
                     make,
                     endpoint.host,
                     endpoint.port,
-                    ssl=self._ssl_context,
+                    ssl=self.ssl_context,
                     server_hostname=endpoint.tls.server_name if endpoint.tls is not None else None,
                 )
         except TimeoutError as exc:
@@ -74,7 +85,7 @@ class UpstreamPool:
 
     def give_back(self, connection: UpstreamConnection) -> None:
         now_s = self._clock()
-        is_old = now_s - connection.made_s > self._settings.max_age_s
+        is_old = self._is_retired or now_s - connection.made_s > self._settings.max_age_s
         if is_old or len(self._idle) >= self._settings.max_idle or not connection.is_usable():
             connection.close()
             return
@@ -101,16 +112,32 @@ class UpstreamPool:
 
 
 def pools_of(
-    config: Config, endpoints: Mapping[str, BackendEndpoint], clock: Clock, writes: WriteBatch
+    config: Config,
+    clock: Clock,
+    writes: WriteBatch,
+    before: Mapping[str, UpstreamPool] = MappingProxyType({}),
 ) -> dict[str, UpstreamPool]:
-    """A pool for each backend, by its id. Raises OSError for certificates that can't be loaded."""
-    return {
-        backend_id: UpstreamPool(endpoint, _ssl_context(endpoint), config, clock, writes)
-        for backend_id, endpoint in endpoints.items()
+    """A pool for each backend, by its id; of those `before`, the ones whose endpoint is still the same.
+
+    Nothing is changed by it: a pool of `before` that is kept has yet to `follow` the configuration.
+    Raises OSError for certificates that can't be loaded.
+    """
+    # One for all that trust the same: making one takes tens of milliseconds.
+    contexts = {
+        pool.endpoint.tls.ca_file: pool.ssl_context
+        for pool in before.values()
+        if pool.endpoint.tls is not None
     }
-
-
-def _ssl_context(endpoint: BackendEndpoint) -> ssl.SSLContext | None:
-    if endpoint.tls is None:
-        return None
-    return ssl.create_default_context(cafile=endpoint.tls.ca_file)
+    pools: dict[str, UpstreamPool] = {}
+    for backend_id, endpoint in endpoints_of(config).items():
+        known = before.get(backend_id)
+        if known is not None and known.endpoint == endpoint:
+            pools[backend_id] = known
+            continue
+        context = None
+        if endpoint.tls is not None:
+            ca_file = endpoint.tls.ca_file
+            context = contexts.get(ca_file) or ssl.create_default_context(cafile=ca_file)
+            contexts[ca_file] = context
+        pools[backend_id] = UpstreamPool(endpoint, context, config, clock, writes)
+    return pools

@@ -13,7 +13,7 @@ import httptools
 from gateway.proxy.chunks import ChunkedBody
 from gateway.proxy.errors import Refusal, body_too_large, malformed
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
-from gateway.proxy.paths import Endpoint
+from gateway.proxy.paths import Endpoint, PathTable
 from gateway.proxy.repeats import RepeatedHead
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class RequestReader:
         "_repeated",
         "_repeated_endpoint",
         "_repeated_head",
+        "_repeated_paths",
         "_url",
         "body_bytes",
         "is_begun",
@@ -67,6 +68,7 @@ class RequestReader:
         self._repeated = RepeatedHead()
         self._repeated_head: RequestHead | None = None
         self._repeated_endpoint: Endpoint | None = None
+        self._repeated_paths: PathTable | None = None  # a reload may have closed a path
         self._forget()
 
     def _forget(self) -> None:
@@ -89,7 +91,10 @@ class RequestReader:
     def repeated(self, data: bytes) -> Request | None:
         """The request that `data` is, if it is exactly one, with the head of an earlier one."""
         body_start = self._repeated.body_start(data)
-        if not body_start or self.is_begun or len(data) - body_start > self._plane.max_body_bytes:
+        if not body_start or self.is_begun:
+            return None
+        settings = self._plane.settings
+        if settings.paths is not self._repeated_paths or len(data) - body_start > settings.max_body_bytes:
             return None
         body = data[body_start:]
         self._plane.take_bytes(len(body))
@@ -146,8 +151,8 @@ class RequestReader:
         except httptools.HttpParserError as error:
             refuse(malformed(f"The request is not valid HTTP/1.1: {error}."))
         if (chunks := self._chunks) is not None:
-            if chunks.promised_bytes > self._plane.max_body_bytes:
-                refuse(body_too_large(self._plane.max_body_bytes))
+            if chunks.promised_bytes > self._plane.settings.max_body_bytes:
+                refuse(body_too_large(self._plane.settings.max_body_bytes))
             elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
                 refuse(malformed("Too much chunk framing for the body it carries."))
 
@@ -194,9 +199,9 @@ class RequestReader:
         if head.has_body:
             self._connection.body_announced()
         try:
-            self._endpoint = self._plane.paths.find(head.method, head.path)
-            if head.content_length is not None and head.content_length > self._plane.max_body_bytes:
-                raise body_too_large(self._plane.max_body_bytes)
+            self._endpoint = self._plane.settings.paths.find(head.method, head.path)
+            if head.content_length is not None and head.content_length > self._plane.settings.max_body_bytes:
+                raise body_too_large(self._plane.settings.max_body_bytes)
         except Refusal as refusal:
             refusal.closes = refusal.closes or head.has_body
             if refusal.closes:
@@ -209,8 +214,8 @@ class RequestReader:
 
     def on_body(self, chunk: bytes) -> None:
         size = len(chunk)
-        if self.body_bytes + size > self._plane.max_body_bytes:
-            raise body_too_large(self._plane.max_body_bytes)
+        if self.body_bytes + size > self._plane.settings.max_body_bytes:
+            raise body_too_large(self._plane.settings.max_body_bytes)
         self.body_bytes += size
         self._body.append(chunk)
         if self._plane.take_bytes(size):
@@ -224,6 +229,7 @@ class RequestReader:
             self._repeated.learn(self._raw_head)
             self._repeated_head = head
             self._repeated_endpoint = self._endpoint
+            self._repeated_paths = self._plane.settings.paths
         body = self._body
         whole = body[0] if len(body) == 1 else b"".join(body)
         request = Request(self._head, self._endpoint, whole, self._plane.clock(), self._refusal)

@@ -14,6 +14,7 @@ from gateway.proxy.spans import deadline_s
 if TYPE_CHECKING:
     from gateway.proxy.headers import RequestHead
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.settings import PlaneSettings
 
 # How often a plan may be overtaken by what happens while its request waits: circuits open, drains begin.
 MAX_STALE_PLANS = 3
@@ -22,14 +23,26 @@ MAX_STALE_PLANS = 3
 class Route:
     """The plans of one exchange: the first, and those after attempts that failed."""
 
-    __slots__ = ("_plane", "_record", "_stale_plans", "deadline_s", "facts", "is_own_deadline", "tried")
+    __slots__ = (
+        "_plane",
+        "_record",
+        "_settings",
+        "_stale_plans",
+        "deadline_s",
+        "facts",
+        "is_own_deadline",
+        "tried",
+    )
 
-    def __init__(self, plane: DataPlane, record: RequestRecord, facts: RequestFacts) -> None:
+    def __init__(
+        self, plane: DataPlane, settings: PlaneSettings, record: RequestRecord, facts: RequestFacts
+    ) -> None:
+        self._settings = settings
         self._plane = plane
         self._record = record
         self.facts = facts
         self.tried: tuple[Candidate, ...] = ()
-        self.deadline_s = record.started_s + plane.timeouts.total_s
+        self.deadline_s = record.started_s + settings.timeouts.total_s
         self.is_own_deadline = False  # the client's, not the gateway's
         self._stale_plans = 0
 
@@ -59,7 +72,7 @@ class Route:
     def plan_retry(self, failed: Reason, now_s: float) -> Plan | None:
         """After an attempt, the last of `tried`, that failed; None when nobody may or none can be paid."""
         plane, record = self._plane, self._record
-        if not may_move(failed) or record.attempts >= plane.attempts:
+        if not may_move(failed) or record.attempts >= self._settings.retry.attempts:
             return None
         plan = plan_again(self.facts, plane.view, self.tried, now_s, self.left_s(now_s))
         if plan is not None and not plane.extra.may_retry(now_s):

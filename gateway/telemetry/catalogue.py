@@ -218,6 +218,28 @@ TELEMETRY_FAILURES = MetricSpec(
     "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
 )
 
+CONFIG_GENERATION = MetricSpec(
+    "config_generation",
+    "gauge",
+    (),
+    "How many configurations have been in force since the start, this one included.",
+    across=Across.MIN,
+)
+CONFIG_IS_NEWEST = MetricSpec(
+    "config_last_reload_successful",
+    "gauge",
+    (),
+    "0 while the configuration file is refused, or not in force at every worker; an older one is in force "
+    "then, and the readiness page says why.",
+    across=Across.MIN,
+)
+CONFIG_RELOADS = MetricSpec(
+    "config_reloads_total",
+    "counter",
+    ("outcome",),
+    "Times the configuration file was read again; `outcome` is adopted, unchanged or refused.",
+)
+
 WORKERS = MetricSpec(
     "workers", "gauge", ("state",), "Worker processes; `state` is ready, starting or draining."
 )
@@ -264,6 +286,9 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
     TELEMETRY_FAILURES,
+    CONFIG_GENERATION,
+    CONFIG_IS_NEWEST,
+    CONFIG_RELOADS,
 )
 
 # What is shown beside it with `workers` above 1.

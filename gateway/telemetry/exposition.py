@@ -11,8 +11,9 @@ from prometheus_client.registry import Collector
 
 from gateway.core.breaker import Circuit
 from gateway.core.fleet import FleetView
-from gateway.ports import Clock, StoreHealth
+from gateway.ports import Clock, ConfigStatus, StoreHealth
 from gateway.telemetry import catalogue
+from gateway.telemetry.config_gauges import config_families
 from gateway.telemetry.families import counter, gauge, histogram, rendered
 from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Metrics
@@ -35,6 +36,7 @@ class GaugeSources:
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    config_status: Callable[[], ConfigStatus] = ConfigStatus
 
 
 class Exposition(Collector):
@@ -65,6 +67,7 @@ class Exposition(Collector):
             yield gauge(spec, values)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
+        yield from config_families(self._sources.config_status())
 
     def _counters(self) -> Iterator[Metric]:
         metrics = self._metrics

@@ -13,8 +13,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.ports import ConfigStatus
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import PROCESS_ACROSS, Across
+from gateway.telemetry.config_gauges import config_families
 from gateway.telemetry.families import counter, gauge, rendered
 
 _CUMULATIVE = frozenset({"counter", "histogram"})
@@ -68,7 +70,8 @@ class _Picture:
 class WorkerMetrics:
     """Keeps what workers have counted. A worker is known from `joined` to `departed`, by its own number."""
 
-    def __init__(self) -> None:
+    def __init__(self, config_status: Callable[[], ConfigStatus] = ConfigStatus) -> None:
+        self._config_status = config_status
         self._counted: dict[int, _Picture] = {}
         self._departed = _Picture()
         self._restarts = 0
@@ -99,7 +102,7 @@ class WorkerMetrics:
                 self._hear(worker, text, now)
         for counted in (self._departed, *self._counted.values()):
             now.add(counted)
-        for metric in self._own.collect():
+        for metric in (*self._own.collect(), *config_families(self._config_status())):
             now.take(metric, _values(metric), _across(metric.name))
         _make_room(now)
         return rendered([*(f.metric() for f in now.families.values()), *self._about(states)], as_openmetrics)

@@ -20,6 +20,7 @@ from gateway.admin.all_workers import AllWorkers, WorkersPorts, WorkerView, drai
 from gateway.admin.ports import GatewayState, settings_of
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of
+from gateway.config.loading import Loaded
 from gateway.config.schema import Config
 from gateway.config.secrets import Secret
 from gateway.core.fleet import Event, Fleet, FleetConfigured
@@ -203,7 +204,7 @@ class Supervisor:
         return {"private_redis": "running" if self._redis.is_running else "starting"}
 
 
-async def run(config: Config, announce: Callable[[Supervisor], None]) -> None:
+async def run(config: Config, announce: Callable[[Supervisor], None], file: Loaded | None = None) -> None:
     """Runs the workers until told to stop. Raises OSError or StartFailed when they can't start."""
     if not sys.platform.startswith("linux"):
         # Elsewhere SO_REUSEPORT does not spread connections, and no child ends with a parent that is killed.

@@ -151,7 +151,7 @@ def test_headroom_of_a_merged_page_is_never_below_nothing() -> None:
     backend["circuit"] = CLOSED
     mark = {"drained": False, "drained_for_s": None}
     sums = {"in_flight": 3, "limit": 4, "headroom": 1, "share": 1.0}
-    cluster = {"name": "c", **sums, **mark, "backends": [backend | mark]}
+    cluster = {"name": "c", **sums, **mark, "down": False, "backends": [backend | mark]}
     page = {"tiers": [{"name": "t", **sums, "clusters": [cluster]}], **sums}
     merged = merge_pages([page, page])
     assert (merged["in_flight"], merged["limit"], merged["headroom"]) == (6, 4, 0)

@@ -295,7 +295,7 @@ def test_certificates_that_can_be_used(pem: Path) -> None:
     text = f"tls: {{cert_file: one.crt, key_file: one.key}}\n{CLUSTERS}"
     tls = parsed(text, pem).tls
     assert tls is not None
-    assert (tls.cert_file, tls.key_file) == (pem / "one.crt", pem / "one.key")
+    assert (tls.cert_file.path, tls.key_file.path) == (pem / "one.crt", pem / "one.key")
 
 
 @pytest.mark.parametrize(
@@ -310,5 +310,5 @@ def test_authorities(pem: Path) -> None:
     head = "clusters:\n- {name: a, limit: 1, backends: [https://a], tls: {ca_file: "
     tls = parsed(head + "ca.pem}}", pem).clusters[0].tls
     assert tls is not None
-    assert tls.ca_file == pem / "ca.pem"
+    assert tls.ca_file.path == pem / "ca.pem"
     assert mistakes(head + "junk}}", pem) == ["g.yaml:2: clusters[0].tls.ca_file: holds no PEM certificates"]

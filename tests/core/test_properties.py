@@ -196,7 +196,7 @@ class Gateway(RuleBasedStateMachine):
     def fail_and_move_on(self, at, waits) -> None:
         lease, plan = self.running.pop(at % len(self.running))
         self.settle(lease, Reason.RESET)
-        rest = plan.without(lease.candidate)
+        rest = plan.after([lease.candidate])
         if rest is not None:
             self.take(rest, waits)
         self.forget_who_left()

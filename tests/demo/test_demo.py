@@ -26,14 +26,16 @@ def test_every_tier_serves_and_the_demo_ends_by_itself():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_and_its_ports_are_free_again(number):
-    demo = subprocess.Popen(
-        [*DEMO, "--no-load", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert demo.stdout is not None
-    lines = iter(demo.stdout.readline, "")
-    port = next(int(found[1]) for line in lines if (found := re.search(r"curl -i 127\.0\.0\.1:(\d+)", line)))
-    demo.send_signal(number)
-    _, errors = demo.communicate(timeout=20)
+    command = [*DEMO, "--no-load", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None and demo.stderr is not None
+        lines = iter(demo.stdout.readline, "")
+        curls = (found for line in lines if (found := re.search(r"curl -i 127\.0\.0\.1:(\d+)", line)))
+        first = next(curls, None)
+        assert first is not None, demo.stderr.read()
+        port = int(first[1])
+        demo.send_signal(number)
+        _, errors = demo.communicate(timeout=20)
     assert (demo.returncode, errors) == (0, "")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)

@@ -113,8 +113,8 @@ async def test_one_slow_backend_does_not_hold_up_the_others(asked, start_backend
     slow, quick = await start_backend(), await start_backend()
     slow.default = [HANG]
     asked.follow(config_of(slow, quick, health="{interval: 20ms, timeout: 20ms, fall: 1000}"))
-    await asked.until(lambda: len(quick.requests) >= 5)
-    assert asked.state(quick).health.probe.state == "up"
+    # The quick one too may be late once, on a machine that stands still: it is up when it is heard in time.
+    await asked.until(lambda: len(quick.requests) >= 5 and asked.state(quick).health.probe.state == "up")
 
 
 async def test_stop_cancels_what_is_under_way(asked, start_backend, recwarn) -> None:

@@ -115,6 +115,7 @@ class Racing:
 
     def __init__(self, gateway) -> None:
         self._plane = gateway.plane
+        self.settings = gateway.plane.settings
         self.attempts: list[Attempt] = []
         self.heard: list[tuple[Attempt, str]] = []
         self.body = b""
@@ -126,7 +127,7 @@ class Racing:
             attempt = Attempt(self._plane, self, lease, self._plane.clock())
             self.attempts.append(attempt)
             attempt.begin(self._plane.pools[attempt.candidate.backend.id], head, BODY)
-            plan = plan.without(attempt.candidate)
+            plan = plan.after([attempt.candidate])
 
     def on_first_byte(self, attempt: Attempt, begun: bytes) -> None:
         self.heard.append((attempt, "first byte"))

@@ -20,6 +20,7 @@ from gateway.core.model import Outcome, Reason, Verdict
 from gateway.ports import Hedged, RequestRecord
 from gateway.telemetry.access_log import AccessLog, open_access_log
 from gateway.telemetry.line_writer import LineWriter
+from gateway.telemetry.log_fields import FIELDS
 
 Record = Callable[..., RequestRecord]
 NOON_S = 1_700_000_000.5
@@ -145,7 +146,26 @@ def test_a_hedged_request_says_so(record: Record) -> None:
 def test_any_record_becomes_one_line_of_json(any_record: RequestRecord, now_s: float) -> None:
     line = logged(any_record, now_s)
     assert line["status"] == any_record.status
-    assert len(line) == 22
+    assert list(line) == [field.name for field in FIELDS if not field.is_optional]
+
+
+@settings(max_examples=40, deadline=None)
+@given(RECORDS)
+def test_every_value_has_the_type_that_the_reference_says(any_record: RequestRecord) -> None:
+    line = logged(any_record)
+    for field in FIELDS:
+        value = line.get(field.name)
+        if value is None:
+            assert "null" in field.when_null or field.is_optional, field.name
+        else:
+            assert type(value) is field.kind, field.name
+
+
+def test_the_reference_says_null_of_exactly_what_may_be_null(record: Record) -> None:
+    bare = dict.fromkeys(("model", "error_code", "outcome", "spill_reason", "ttft_s"))
+    line = logged(record(**bare))
+    nulls = {field.name for field in FIELDS if "null" in field.when_null}
+    assert {name for name, value in line.items() if value is None} == nulls
 
 
 # --- the sink ----------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""What the data plane takes from the configuration: one frozen value, which a reload replaces as a whole.
+
+An exchange picks it up at its start and keeps it until its end; a connection reads each request by the
+newest one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.config.schema import Config, HedgeConfig, RetryConfig, TimeoutsConfig
+from gateway.core.retries import ExtraAttempts
+from gateway.proxy.paths import PathTable
+
+# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
+MIN_RETRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """See the keys of the same names in config/schema.py."""
+
+    timeouts: TimeoutsConfig
+    retry: RetryConfig
+    hedge: HedgeConfig | None
+    paths: PathTable
+    max_body_bytes: int
+    max_buffered_bytes: int
+    exposes_routing: bool
+
+    def set_budget(self, extra: ExtraAttempts) -> None:
+        """The one budget of a gateway's second attempts, whatever the route; what is spent stays spent."""
+        at_least = MIN_RETRIES if self.retry.budget else 0
+        extra.set_shares(self.retry.budget, self.hedge.budget if self.hedge is not None else 0.0, at_least)
+
+
+def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSettings:
+    """`before` is in force until now: a table of paths that stays the same is the same object."""
+    known = before.paths if before is not None else None
+    is_known = known is not None and known.extra_paths == config.paths
+    return PlaneSettings(
+        timeouts=config.timeouts,
+        retry=config.retry,
+        hedge=config.hedge,
+        paths=known if is_known and known is not None else PathTable(config.paths),
+        max_body_bytes=config.max_body_bytes,
+        max_buffered_bytes=config.max_buffered_bytes,
+        exposes_routing=config.expose_routing,
+    )

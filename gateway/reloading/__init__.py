@@ -1,0 +1,1 @@
+"""Live reload: the configuration file, read again while the gateway serves."""

@@ -1,0 +1,143 @@
+"""Every field of an access-log line, in one table: docs/access-log.md is made from it.
+
+That access_log.py writes exactly these, with these types, is what its tests say.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NEVER = "never"
+
+
+class LogField(NamedTuple):
+    """One field. `kind` is its JSON type; `when_null`: when it is null, or empty for a text without null."""
+
+    name: str
+    kind: type
+    unit: str
+    when_null: str
+    meaning: str
+    is_optional: bool = False  # left out of the line in place of null
+
+
+_NO_ATTEMPT = "empty when no backend was tried"
+
+FIELDS: tuple[LogField, ...] = (
+    LogField(
+        "ts", str, "RFC 3339, UTC, milliseconds", NEVER, "When the request ended: `2026-11-24T00:11:52.167Z`."
+    ),
+    LogField(
+        "request_id",
+        str,
+        "",
+        NEVER,
+        "The client's `x-request-id` if it was well formed, else a new one; sent to the backend and back. At "
+        "most 128 characters.",
+    ),
+    LogField(
+        "client", str, "IP address", "empty when it is not known", "The other end of the client's connection."
+    ),
+    LogField("method", str, "", "empty when the request's head could not be read", "Of the request."),
+    LogField(
+        "path",
+        str,
+        "",
+        "empty for an unknown path and an unreadable head",
+        "The endpoint, never the query; `/v1/images/*` and the like for families of paths.",
+    ),
+    LogField(
+        "model",
+        str,
+        "",
+        "null when the request names none, or was refused before that was read",
+        "What the client asked for; at most 128 characters.",
+    ),
+    LogField("stream", bool, "", NEVER, "Whether the client asked for a stream; false until that is read."),
+    LogField("status", int, "HTTP status", NEVER, "Sent to the client; 0 when it left before any."),
+    LogField(
+        "error_code",
+        str,
+        "",
+        "null when the answer is a backend's, and whole",
+        "Of an error that the gateway itself made: see [the list](http-interface.md#errors).",
+    ),
+    LogField(
+        "outcome",
+        str,
+        "",
+        "null after a defect of the gateway",
+        "`success`; `ignored` (the caller's error, the client left or its deadline passed, no room); "
+        "`dropped` (the backend failed).",
+    ),
+    LogField(
+        "reason",
+        str,
+        "",
+        "null like `outcome`",
+        "What happened: `completed`, or one of "
+        "[these](circuit-breaker.md#what-each-end-of-an-attempt-teaches).",
+    ),
+    LogField(
+        "cluster", str, "", _NO_ATTEMPT, "Of the last attempt; of two that raced, of the one that went on."
+    ),
+    LogField("tier", str, "", _NO_ATTEMPT, "Like `cluster`."),
+    LogField("backend", str, "", _NO_ATTEMPT, "Like `cluster`: `cluster@host:port`, and a path if it has one."),
+    LogField("attempts", int, "count", NEVER, "Tries at backends, hedges included; 0 when there was none."),
+    LogField(
+        "hedged", bool, "", NEVER,
+        "Whether a second attempt ran beside the first: see [`hedge`](configuration.md#hedge).",
+    ),
+    LogField(
+        "spill_reason",
+        str,
+        "",
+        "null when the preferred tier served, or nobody was tried",
+        "Why not the preferred tier: `full`, `drained`, `unhealthy`, `ejected`, `failed`, `hedged`, `probe` "
+        "or `panic`.",
+    ),
+    LogField(
+        "ttft_ms",
+        float,
+        "milliseconds",
+        "null when no backend's byte went to the client",
+        "From the first byte of the request to the first body byte of the answer.",
+    ),
+    LogField(
+        "duration_ms",
+        float,
+        "milliseconds",
+        NEVER,
+        "From the first byte of the request to the last byte of its answer.",
+    ),
+    LogField(
+        "overhead_ms",
+        float,
+        "milliseconds",
+        NEVER,
+        "The part of `ttft_ms` that was not spent waiting for the backend that answered: what the gateway "
+        "took, and attempts that ended without a byte; 0 without `ttft_ms`.",
+    ),
+    LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
+    LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
+)  # fmt: skip
+
+_KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+_INTRODUCTION = """\
+# The access log
+
+One JSON object per line and request, written when the request ends. Fields stand in this order; new ones may
+come. How to send it where, and questions that it answers: [read the access log](how-to/read-the-access-log.md).
+
+"""
+
+
+def access_log_reference() -> str:
+    """docs/access-log.md: every field with type, unit, when it is not there, and meaning."""
+    rows = ["| field | type | unit | null or absent | meaning |", "|---|---|---|---|---|"]
+    rows += [
+        f"| `{field.name}` | {_KINDS[field.kind]} | {field.unit} | {field.when_null} | {field.meaning} |"
+        for field in FIELDS
+    ]
+    return _INTRODUCTION + "\n".join(rows) + "\n"
