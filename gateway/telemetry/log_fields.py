@@ -82,7 +82,7 @@ FIELDS: tuple[LogField, ...] = (
         "cluster", str, "", _NO_ATTEMPT, "Of the last attempt; of two that raced, of the one that went on."
     ),
     LogField("tier", str, "", _NO_ATTEMPT, "Like `cluster`."),
-    LogField("backend", str, "", _NO_ATTEMPT, "Like `cluster`: `cluster@host:port`, and a path if it has one."),
+    LogField("backend", str, "", _NO_ATTEMPT, "Like `cluster`: `cluster@host:port`, and its path if any."),
     LogField("attempts", int, "count", NEVER, "Tries at backends, hedges included; 0 when there was none."),
     LogField(
         "hedged", bool, "", NEVER,
@@ -127,8 +127,9 @@ _KINDS = {str: "text", int: "whole number", float: "number", bool: "true or fals
 _INTRODUCTION = """\
 # The access log
 
-One JSON object per line and request, written when the request ends. Fields stand in this order; new ones may
-come. How to send it where, and questions that it answers: [read the access log](how-to/read-the-access-log.md).
+One JSON object per line and request, written when the request ends. Fields stand in this order; new ones
+may come. How to send it where, and questions that it answers:
+[read the access log](how-to/read-the-access-log.md).
 
 """
 
