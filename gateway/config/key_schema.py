@@ -1,7 +1,7 @@
 """The keys of the configuration as a JSON Schema, for editors and for the chart's values.schema.json.
 
-It knows names, sections, lists and choices, so that a typo is refused where no gateway is at hand. What a value
-may be, and which values go together, only `spillway check` knows: it reads the file as the gateway does.
+It knows names, sections, lists and choices, so that a typo is refused where no gateway is at hand. What
+a value may be, and which values go together, only `spillway check` knows: it reads as the gateway does.
 """
 
 from __future__ import annotations
