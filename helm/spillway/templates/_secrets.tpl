@@ -1,3 +1,10 @@
+{{/* What a Secret of this install has under a key, in base64; nothing when it is not there. (list ROOT NAME KEY) */}}
+{{- define "spillway.kept" -}}
+{{- $root := index . 0 -}}
+{{- $secret := lookup "v1" "Secret" $root.Release.Namespace (index . 1) | default dict -}}
+{{- get ($secret.data | default dict) (index . 2) -}}
+{{- end }}
+
 {{/* Secrets of the user's, as a list of {name, secret, key, path}; without a key the whole Secret is the folder. */}}
 {{- define "spillway.givenSecrets" -}}
 {{- with .Values.tls.secretName }}
