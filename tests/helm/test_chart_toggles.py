@@ -24,7 +24,6 @@ def test_ingress_nginx_neither_buffers_nor_cuts_a_stream(render: Any) -> None:
     assert found[f"{prefix}/proxy-request-buffering"] == "off"
     assert int(found[f"{prefix}/proxy-read-timeout"]) > TOTAL_S
     assert int(found[f"{prefix}/proxy-send-timeout"]) > TOTAL_S
-    assert found[f"{prefix}/proxy-next-upstream"] == "off"
 
 
 @pytest.mark.parametrize(
