@@ -90,15 +90,14 @@ class Release:
         """
         sources = {volume["name"]: volume for volume in pod.spec["volumes"]}
         for mount in pod.container["volumeMounts"]:
-            if not mount["mountPath"].startswith(MOUNTED_AT):
-                continue
-            place = folder / mount["mountPath"].removeprefix(MOUNTED_AT + "/")
-            place.mkdir(parents=True)
-            for name, content in self._files(sources[mount["name"]], given).items():
-                (place / name).write_bytes(content)
-        path = folder / "config" / "config.yaml"
-        path.write_text(path.read_text().replace(MOUNTED_AT, str(folder)))
-        return path
+            if mount["mountPath"].startswith(MOUNTED_AT):
+                files = self._files(sources[mount["name"]], given)
+                here = {
+                    name: content.replace(MOUNTED_AT.encode(), str(folder).encode())
+                    for name, content in files.items()
+                }
+                project(folder / mount["mountPath"].removeprefix(MOUNTED_AT + "/"), here)
+        return folder / "config" / "config.yaml"
 
     def config(self, folder: Path, given: Mapping[str, Mapping[str, bytes]] | None = None) -> Config:
         """What the gateway makes of it. Raises ConfigError."""
@@ -120,6 +119,19 @@ class Release:
         manifest = self.one("Secret", secret["secretName"])
         made = {name: b64decode(text) for name, text in manifest.get("data", {}).items()}
         return made | {name: text.encode() for name, text in manifest.get("stringData", {}).items()}
+
+
+def project(place: Path, files: Mapping[str, bytes]) -> None:
+    """As kubelet writes a ConfigMap or a Secret, the first time and again: all files change at once."""
+    place.mkdir(parents=True, exist_ok=True)
+    version = place / f"..{len(list(place.iterdir()))}"
+    version.mkdir()
+    for name, content in files.items():
+        (version / name).write_bytes(content)
+        if not (place / name).is_symlink():
+            (place / name).symlink_to(Path("..data", name))
+    (place / "..data_tmp").symlink_to(version.name)
+    (place / "..data_tmp").replace(place / "..data")
 
 
 class _OneKeyEach(yaml.CSafeLoader):

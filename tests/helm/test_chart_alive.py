@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import redis
 
-from tests.helm.release import Release, values
-from tests.proxy.processes import GatewayProcess, running, start_gateway_process
+from tests.helm.release import MOUNTED_AT, Release, project, values
+from tests.proxy.processes import GatewayProcess, running, serve
 from tests.redis_server import binary, free_port
 
 PAUSE = "PAUSE_S = 2.0"
@@ -49,21 +51,40 @@ def store_url(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Ite
         server.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def gateway(
-    release: Release, store_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    folder = tmp_path_factory.mktemp("pod")
-    path = release.mounted(release.gateway, folder, {})
-    (folder / "secrets" / "state" / "url").write_text(store_url)
-    # The ports of a pod are its own; here they must be free ones.
-    text = path.read_text()
+class PodHere(NamedTuple):
+    """A gateway that runs with the files of a pod, below `folder`."""
+
+    folder: Path
+    process: GatewayProcess
+
+    def update(self, release: Release) -> None:
+        """What kubelet does some time after the ConfigMap has changed."""
+        (text,) = release.one("ConfigMap")["data"].values()
+        project(self.folder / "config", {"config.yaml": at_home(text, self.folder)})
+
+
+def at_home(text: str, folder: Path) -> bytes:
+    """Ports of a pod are its own; here they must be free ones. Paths lead below `folder`."""
     for port in ("0.0.0.0:8080", "0.0.0.0:9090"):
         assert port in text
         text = text.replace(port, "127.0.0.1:0")
-    process = start_gateway_process(text, folder, own_lines="")
+    return text.replace(MOUNTED_AT, str(folder)).encode()
+
+
+@pytest.fixture(scope="module")
+def pod(release: Release, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodHere]:
+    folder = tmp_path_factory.mktemp("pod")
+    path = release.mounted(release.gateway, folder, {})
+    project(folder / "secrets" / "state", {"url": store_url.encode()})
+    project(path.parent, {path.name: at_home(path.read_text(), folder)})
+    process = serve(path)
     with running(process):
-        yield process
+        yield PodHere(folder, process)
+
+
+@pytest.fixture
+def gateway(pod: PodHere) -> GatewayProcess:
+    return pod.process
 
 
 def test_the_store_lets_in_who_has_the_password(store_url: str) -> None:
@@ -84,6 +105,26 @@ def test_the_gateway_serves_with_the_rendered_files(gateway: GatewayProcess) -> 
         metrics = answer.read().decode()
     assert "\nspillway_store_degraded 0" in metrics
     assert "\nspillway_store_gateways 1" in metrics
+
+
+def test_a_changed_config_map_is_adopted_without_a_restart(render: Any, pod: PodHere) -> None:
+    fewer = {"name": "here", "limit": 5, "backends": ["http://10.0.0.1:8000"]}
+    pod.update(render(values(config={"clusters": [fewer]})))
+    deadline = time.monotonic() + 10
+    while limits(pod.process.fleet()) != [5]:
+        assert time.monotonic() < deadline, "the file was not looked at"
+        time.sleep(0.05)
+    assert pod.process.child.poll() is None
+    pod.update(render(values()))
+
+
+def limits(fleet: Any) -> list[int]:
+    return [
+        backend["limit"]
+        for tier in fleet["tiers"]
+        for cluster in tier["clusters"]
+        for backend in cluster["backends"]
+    ]
 
 
 def asked(release: Release, *urls: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import trustme
 import yaml
 
 from gateway.config import Config, parse
-from gateway.config.fixed import _FIXED
+from gateway.config.fixed import FIXED
 from tests.helm.release import Release, values
 
 MARGIN_S = 10
@@ -161,7 +161,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("setting", _FIXED)
+@pytest.mark.parametrize("setting", FIXED)
 def test_a_change_that_a_running_gateway_refuses_replaces_the_pods(render: Any, setting: str) -> None:
     before, after = render(values()), render(values(**CHANGES[setting]))
     assert restart_mark(before) != restart_mark(after)

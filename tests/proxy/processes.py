@@ -89,9 +89,14 @@ def start_engine(*arguments: str, port: int = 0) -> Engine:
     return Engine(child, (int(match[1]),))
 
 
-def start_gateway_process(text: str, folder: Path, own_lines: str = _OWN_LINES) -> GatewayProcess:
+def start_gateway_process(text: str, folder: Path) -> GatewayProcess:
     path = folder / "spillway.yaml"
-    path.write_text(own_lines + text)
+    path.write_text(_OWN_LINES + text)
+    return serve(path)
+
+
+def serve(path: Path) -> GatewayProcess:
+    """`spillway serve` on a file that says all, ports included."""
     child = subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", "serve", "-c", str(path)], stderr=subprocess.PIPE, text=True
     )
