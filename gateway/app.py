@@ -216,7 +216,7 @@ class Gateway:
         return self._draining
 
     async def _drain(self) -> bool:
-        was_clean = await self._plane.drain(self._config.drain_timeout_s)
+        was_clean = await self._plane.drain(self._config.drain_delay_s, self._config.drain_timeout_s)
         self._stopped.set()
         return was_clean
 

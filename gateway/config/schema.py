@@ -418,6 +418,14 @@ class Config(Section, frozen=True, kw_only=True):
     max_buffered_bytes: Annotated[
         int, _size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
+    drain_delay_s: Annotated[
+        float,
+        _duration(
+            "How long the port stays open at shutdown while readiness says no already, so that balancers turn "
+            "away first; every answer then ends its connection.",
+            ge=0,
+        ),
+    ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
         float, _duration("How long requests in flight may take to finish at shutdown.", ge=0)
     ] = field(default=30.0, name="drain_timeout")

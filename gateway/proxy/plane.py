@@ -109,9 +109,14 @@ class DataPlane:
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    async def drain(self, timeout_s: float) -> bool:
-        """No new connections; what was accepted is finished. False when some had to be cut."""
+    async def drain(self, delay_s: float, timeout_s: float) -> bool:
+        """Ends what is served: every answer ends its connection, and after `delay_s` no new ones are taken.
+
+        What was accepted is finished within `timeout_s` from then on. False when some had to be cut.
+        """
         self.is_draining = True
+        # A client that sends on an idle connection while it is closed gets no answer: so they stay too.
+        await asyncio.sleep(delay_s)
         for server in self._servers:
             server.close()
         for connection in tuple(self._connections):

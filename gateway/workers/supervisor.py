@@ -35,7 +35,7 @@ from gateway.workers.seat import Seat, SeatPorts
 
 log = logging.getLogger(__name__)
 
-# After drain_timeout: for the last events to reach their clients and the log to reach its file.
+# After drain_delay and drain_timeout: for the last events to reach their clients and the log to reach its file.
 END_GRACE_S = 5.0
 # In a row, of each worker: with the pauses between them some five seconds in which nobody serves.
 MAX_FAILED_STARTS = 5
@@ -107,7 +107,8 @@ class Supervisor:
         return self._draining
 
     async def _drain(self) -> bool:
-        await self._end_workers(self._config.drain_timeout_s + END_GRACE_S)
+        config = self._config
+        await self._end_workers(config.drain_delay_s + config.drain_timeout_s + END_GRACE_S)
         self._stopped.set()
         return all(seat.was_clean for seat in self._seats)
 

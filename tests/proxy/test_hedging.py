@@ -243,7 +243,7 @@ async def test_a_client_that_leaves_ends_both(two):
 async def test_shutdown_ends_both(two):
     gateway, primary, backup = two
     client, told = await running_two(two)
-    assert not await gateway.plane.drain(0.05)
+    assert not await gateway.plane.drain(0.0, 0.05)
     answer = await client.answer()
     assert (answer.status, answer.error["code"]) == (503, "no_backend")
     assert gateway.is_clean

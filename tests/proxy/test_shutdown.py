@@ -65,6 +65,27 @@ async def test_idle_connections_are_closed_and_new_ones_refused(pair):
     await gateway.stop()
 
 
+async def test_while_balancers_turn_away_new_and_idle_connections_are_served_once(
+    start_backend, start_gateway
+):
+    gateway = await start_gateway("drain_delay: 300ms\ndrain_timeout: 2s", await start_backend())
+    idle = await gateway.connect()
+    await idle.send(post())
+    assert (await idle.answer()).header("connection") != "close"
+    draining = asyncio.ensure_future(gateway.gateway.drain())
+    await asyncio.sleep(0)
+    assert gateway.gateway._status().state == "draining"
+    for client in (idle, await gateway.connect()):
+        await client.send(post())
+        answer = await client.answer()
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        assert await client.rest() == b""
+    assert await draining is True
+    with pytest.raises(OSError):
+        await Client.connect(gateway.port)
+    await gateway.stop()
+
+
 async def test_a_request_half_sent_may_end(pair):
     gateway, _ = pair
     client = await gateway.connect()
