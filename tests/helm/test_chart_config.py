@@ -15,7 +15,7 @@ from gateway.config.fixed import FIXED
 from tests.helm.release import Release, values
 
 MARGIN_S = 10
-SLEEP_S = 10
+DELAY_S = 10
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_the_check_before_an_install_takes_it_too(release: Release, tmp_path: Pa
 
 def test_a_pod_ends_later_than_its_longest_stream(release: Release, tmp_path: Path, given: Any) -> None:
     config = release.config(tmp_path, given)
-    sleep_s = release.gateway.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert config.drain_timeout_s >= config.timeouts.total_s
     grace_s = release.gateway.spec["terminationGracePeriodSeconds"]
-    assert grace_s >= sleep_s + config.drain_timeout_s + MARGIN_S
+    assert config.drain_delay_s >= DELAY_S
+    assert grace_s >= config.drain_delay_s + config.drain_timeout_s + MARGIN_S
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_pod_ends_later_than_its_longest_stream(release: Release, tmp_path: Pa
 def test_the_end_follows_the_timeouts(render: Any, total: str, drain: str | None, seconds: int) -> None:
     given = {"timeouts": {"total": total}, **({"drain_timeout": drain} if drain else {})}
     release = render(values(config=given))
-    assert release.gateway.spec["terminationGracePeriodSeconds"] == SLEEP_S + seconds + 15
+    assert release.gateway.spec["terminationGracePeriodSeconds"] == DELAY_S + seconds + 15
     assert gateways_config(release)["drain_timeout"] == (drain or f"{seconds}s")
     assert ("WARNING: config.drain_timeout" in release.notes) is (drain is not None)
 

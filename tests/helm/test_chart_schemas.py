@@ -13,7 +13,7 @@ from tests.helm.conftest import read_values
 from tests.helm.release import CHART, EXAMPLES, SMALLEST, Release, values
 
 # The oldest that Chart.yaml names, and the newest that is known; those between: see the slow test.
-OLDEST, NEWEST = "1.30", kubernetes_validate.utils.major_minor(kubernetes_validate.latest_version())
+OLDEST, NEWEST = "1.27", kubernetes_validate.utils.major_minor(kubernetes_validate.latest_version())
 BETWEEN = sorted(
     {
         version
@@ -41,7 +41,7 @@ EVERYTHING = values(
     extraVolumeMounts=[{"name": "ca", "mountPath": "/ca"}],
     podAnnotations={"a": "b"},
     podLabels={"team": "inference"},
-    service={"trafficDistribution": "PreferClose", "annotations": {"a": "b"}},
+    service={"annotations": {"a": "b"}},
     serviceAccount={"annotations": {"a": "b"}},
     region="eu-west-1",
 )
@@ -79,6 +79,12 @@ def test_kubernetes_takes_every_manifest(release: Release, version: str) -> None
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 def test_kubernetes_takes_every_option(render: Any, version: str) -> None:
     assert problems(render(EVERYTHING), version) == []
+
+
+def test_the_newest_takes_what_the_oldest_does_not_know(render: Any) -> None:
+    close = values(service={"trafficDistribution": "PreferClose"})
+    assert problems(render(close), NEWEST) == []
+    assert problems(render(close), OLDEST)
 
 
 @pytest.mark.slow

@@ -105,10 +105,12 @@ def test_other_regions_are_clusters(render: Any, tmp_path: Any) -> None:
     assert [cluster.tier for cluster in release.config(tmp_path).clusters] == [None, "backup", "spot"]
 
 
-def test_without_a_sleep_there_is_no_hook(render: Any) -> None:
-    release = render(values(drain={"sleepSeconds": 0}))
+@pytest.mark.parametrize(("delay", "grace_s"), [("0s", TOTAL_S + 15), ("1m", TOTAL_S + 60 + 15)])
+def test_slow_load_balancers_get_their_time(render: Any, delay: str, grace_s: int) -> None:
+    release = render(values(config={"drain_delay": delay}))
+    assert release.gateway.spec["terminationGracePeriodSeconds"] == grace_s
+    # SIGTERM does it all.
     assert "lifecycle" not in release.gateway.container
-    assert release.gateway.spec["terminationGracePeriodSeconds"] == TOTAL_S + 15
 
 
 def test_an_image_by_digest(render: Any) -> None:

@@ -30,6 +30,16 @@
 {{- end -}}
 {{- end }}
 
+{{- define "spillway.delay" -}}
+{{- .Values.config.drain_delay | default "10s" -}}
+{{- end }}
+
+{{/* From SIGTERM to the last byte, and time to close: the longest stream ends before the pod does. */}}
+{{- define "spillway.graceSeconds" -}}
+{{- $delay := include "spillway.seconds" (dict "text" (include "spillway.delay" .) "key" "drain_delay") -}}
+{{- add $delay (include "spillway.drainSeconds" .) 15 -}}
+{{- end }}
+
 {{/* The gateway's configuration: what is given, and for what is not, what the chart owns. */}}
 {{- define "spillway.config" -}}
 {{- $given := deepCopy .Values.config -}}
@@ -40,6 +50,7 @@
 {{- $secrets := "/etc/spillway/secrets" -}}
 {{- $admin := dict "listen" "0.0.0.0:9090" "token_file" (printf "%s/admin/token" $secrets) -}}
 {{- $owned := dict "listen" "0.0.0.0:8080" "admin" $admin -}}
+{{- $_ := set $owned "drain_delay" (include "spillway.delay" .) -}}
 {{- $_ := set $owned "drain_timeout" (printf "%ss" (include "spillway.drainSeconds" .)) -}}
 {{- if ne .Values.state.store "none" -}}
 {{- $state := dict "fleet" (default (include "spillway.fullname" .) .Values.state.fleet) -}}
