@@ -83,7 +83,7 @@ async def rig() -> tuple[Gateway, DownstreamConnection, UpstreamConnection]:
     await gateway.start()
     downstream = DownstreamConnection(gateway._plane)
     downstream.connection_made(CountingTransport())  # type: ignore[arg-type]
-    pool = gateway._pools["here@127.0.0.1:9"]
+    pool = gateway._plane.pools["here@127.0.0.1:9"]
     upstream = UpstreamConnection(pool, time.monotonic())
     upstream.connection_made(CountingTransport())  # type: ignore[arg-type]
     pool.give_back(upstream)

@@ -73,7 +73,8 @@ class Gateway:
         self._state = GatewayState.STARTING
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
         self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
-        self._generation = place.generation if place is not None else 1
+        self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
+        self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         draw = _uniform_draws()
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
@@ -128,6 +129,7 @@ class Gateway:
     def apply_and_share(self, event: Event) -> None:
         """An operator's event: what it says of drains is said to all gateways of the fleet."""
         self.apply(event)
+        self._note_drain(event)
         match event:
             case Drained(name, until_s):
                 self._store.share_drain(name, until_s - self._clock())
@@ -135,15 +137,32 @@ class Gateway:
                 self._store.share_drain(name, None)
 
     def _apply_heard(self, event: Event) -> None:
-        """What other gateways told; they may know clusters that this one does not."""
+        """What other gateways told; they may know clusters that this one does not, or not yet."""
+        self._note_drain(event)
         with contextlib.suppress(UnknownName):
             self.apply(event)
+
+    def _note_drain(self, event: Event) -> None:
+        match event:
+            case Drained(name, until_s):
+                self._drains[name] = until_s
+            case Undrained(name):
+                self._drains.pop(name, None)
+
+    def _drain_who_came(self) -> None:
+        """A drain is about a name: it holds for who bears it later, or comes back under it."""
+        now_s, view = self._clock(), self._fleet.view
+        self._drains = {name: until_s for name, until_s in self._drains.items() if until_s > now_s}
+        for name, until_s in self._drains.items():
+            state = view.clusters.get(name) or view.backends.get(name)
+            if state is not None and state.drained_until_s is None:
+                self.apply(Drained(name, until_s))
 
     async def start(self) -> None:
         config = self._config
         self.apply(_picture_of(config))
         for name, until_s in (self._place.drains if self._place else {}).items():
-            self.apply(Drained(name, until_s))
+            self._apply_heard(Drained(name, until_s))
             self._store.assume_drain(name, until_s - self._clock())
         await self._store.start()
         await self._admin.start()
@@ -179,12 +198,13 @@ class Gateway:
         self._config = config
         self._plane.follow(config, pools)
         self.apply(picture)
+        self._drain_who_came()
         self._health.follow(targets)
         self._admin.follow(self._admin_settings())
         if self._tls is not None and config.tls is not None and tls is not None:
             self._tls.renew(config.tls, tls)
 
-    async def _adopt(self, config: Config) -> None:
+    async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
 
     def heed_signals(self) -> None:
@@ -244,7 +264,7 @@ class Gateway:
         return GatewayStatus(self._state, len(self._plane.exchanges), detail)
 
     def config_status(self) -> ConfigStatus:
-        return self._reloader.status if self._reloader is not None else ConfigStatus(self._generation)
+        return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
 
     def _make_store(self) -> StateStore:
         state = self._config.state

@@ -421,8 +421,8 @@ class Config(Section, frozen=True, kw_only=True):
     drain_delay_s: Annotated[
         float,
         _duration(
-            "How long the port stays open at shutdown while readiness says no already, so that balancers turn "
-            "away first; every answer then ends its connection.",
+            "How long the port stays open at shutdown while readiness says no already, so that balancers "
+            "turn away first; every answer then ends its connection.",
             ge=0,
         ),
     ] = field(default=0.0, name="drain_delay")

@@ -49,12 +49,12 @@ def _nobody() -> tuple[str, ...]:
 class ReloadPorts:
     """What a Reloader works with.
 
-    `adopt` puts an effective configuration in force; it raises ConfigError or OSError, and has changed
-    nothing then. `complete` makes the effective configuration of the file's; it may raise ConfigError.
-    `behind` names who does not follow what is in force, and why. `wall_clock` is for people.
+    `adopt(config, generation)` puts an effective configuration in force; it raises ConfigError or OSError,
+    and has changed nothing then. `complete` makes the effective configuration of the file's; it may raise
+    ConfigError. `behind` names who does not follow what is in force, and why. `wall_clock` is for people.
     """
 
-    adopt: Callable[[Config], Awaitable[None]]
+    adopt: Callable[[Config, int], Awaitable[None]]
     wall_clock: Clock
     complete: Callable[[Config], Config] = _as_it_is
     behind: Callable[[], tuple[str, ...]] = _nobody
@@ -117,7 +117,7 @@ class Reloader:
         async with self._turn:
             effective = self._ports.complete(self._loaded.config)
             if effective != self._effective:
-                await self._ports.adopt(effective)
+                await self._ports.adopt(effective, self._generation)
                 self._effective = effective
 
     # --- one reading -------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Reloader:
         effective = self._ports.complete(loaded.config)
         is_new = effective != self._effective
         if is_new or self._ports.behind():
-            await self._ports.adopt(effective)
+            await self._ports.adopt(effective, self._generation + is_new)
         self._loaded, self._effective, self._files = loaded, effective, files
         self._refused, self._refused_s = (), None
         if not is_new:
@@ -169,15 +169,24 @@ class Reloader:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if not self._loaded.config.watch:
-                continue
             try:
-                known = self._files
-                if await self._looks() != known and known is self._files:
-                    await self._settled()
-                    await self.reload()
+                if self._ports.behind():
+                    await self._hand_on_again()
+                if self._loaded.config.watch:
+                    await self._look()
             except Exception:
                 log.exception("reading the configuration again failed")
+
+    async def _hand_on_again(self) -> None:
+        """To who did not take what is in force; for all others it is no change."""
+        async with self._turn:
+            await self._ports.adopt(self._effective, self._generation)
+
+    async def _look(self) -> None:
+        known = self._files
+        if await self._looks() != known and known is self._files:
+            await self._settled()
+            await self.reload()
 
     async def _looks(self) -> Stamps:
         # In a thread: a file may be on a network file system that does not answer.

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from gateway.config.schema import Config
 from gateway.processes.restarts import Backoff, StartFailed, ending
 from gateway.workers.process import WorkerProcess
 
@@ -46,6 +47,11 @@ class Seat:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    async def adopt(self, config: Config, generation: int) -> None:
+        """Hands a configuration to who is ready here. Raises NotAdopted."""
+        if self.is_ready and self._process is not None:
+            await self._process.adopt(config, generation)
 
     def reopen_log(self) -> None:
         """Hands SIGHUP on; to one that only starts, as soon as it listens to it."""

@@ -18,24 +18,27 @@ import msgspec
 
 from gateway.admin.all_workers import AllWorkers, WorkersPorts, WorkerView, drains_in_force
 from gateway.admin.ports import GatewayState, settings_of
+from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of
 from gateway.config.loading import Loaded
 from gateway.config.schema import Config
 from gateway.config.secrets import Secret
 from gateway.core.fleet import Event, Fleet, FleetConfigured
+from gateway.ports import ConfigStatus
 from gateway.processes.directory import PrivateDirectory
 from gateway.processes.restarts import StartFailed
 from gateway.processes.worker_place import WorkerPlace
+from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.private_server import PrivateServer, find_server
 from gateway.telemetry.merging import WorkerMetrics
-from gateway.workers.process import WorkerProcess
+from gateway.workers.process import NotAdopted, WorkerProcess
 from gateway.workers.reservation import Reservation, reserve
 from gateway.workers.seat import Seat, SeatPorts
 
 log = logging.getLogger(__name__)
 
-# After drain_delay and drain_timeout: for the last events to reach their clients and the log to reach its file.
+# After drain_delay and drain_timeout: for the last events to reach their clients, and the log its file.
 END_GRACE_S = 5.0
 # In a row, of each worker: with the pauses between them some five seconds in which nobody serves.
 MAX_FAILED_STARTS = 5
@@ -44,16 +47,23 @@ MAX_FAILED_STARTS = 5
 class Supervisor:
     """`start`, then `serve` until told to stop; `stop` in the end whatever happened."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, file: Loaded | None = None) -> None:
+        """With a `file`, what `config` was loaded from, its changes are handed to all workers."""
         self._config = config
+        wall_clock = time.time  # noqa: TID251 - what people are told is wall time
+        ports = ReloadPorts(self._adopt, wall_clock, behind=lambda: tuple(self._behind.values()))
+        self._reloader = Reloader(file, ports) if file is not None else None
+        self._generation = 1
+        self._behind: dict[int, str] = {}  # by the number of the seat, why
         self._clock = time.monotonic
         # Only for its names and its drains: no request is ever told to it.
         self._fleet = Fleet()
-        self._fleet.apply(FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy), 0.0)
-        self._metrics = WorkerMetrics()
+        self._fleet.apply(_picture_of(config), self._clock())
+        self._metrics = WorkerMetrics(self._config_status)
         self._state = GatewayState.STARTING
         self._lives = itertools.count(1)
         self._drains_at_birth: dict[int, dict[str, float]] = {}
+        self._config_at_birth: dict[int, Config] = {}
         self._seats: list[Seat] = []
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: StartFailed | None = None
@@ -88,6 +98,8 @@ class Supervisor:
         ports = SeatPorts(self._begin_life, self._became_ready, self._life_ended, self._start_failed)
         self._seats = [Seat(number, ports) for number in range(1, self._config.workers + 1)]
         await self._started
+        if self._reloader is not None:
+            self._reloader.start()
         self._state = GatewayState.READY
 
     async def serve(self) -> None:
@@ -114,6 +126,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Ends what runs, at once, and leaves nothing behind."""
+        if self._reloader is not None:
+            await self._reloader.stop()
         await self._end_workers(0.0)
         await self._admin.stop()
         if self._redis is not None:
@@ -137,11 +151,36 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.begin_drain)
-        loop.add_signal_handler(signal.SIGHUP, self._reopen_logs)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
-    def _reopen_logs(self) -> None:
+    def _on_hangup(self) -> None:
         for seat in self._seats:
             seat.reopen_log()
+        if self._reloader is not None:
+            self._reloader.reload_soon()
+
+    # --- the configuration -------------------------------------------------------------------------------
+
+    async def _adopt(self, config: Config, generation: int) -> None:
+        """Puts it in force here and at every worker that is ready; who starts later is born with it."""
+        self._config, self._generation = config, generation
+        self._fleet.apply(_picture_of(config), self._clock())
+        self._admin.follow(settings_of(config.admin))
+        await asyncio.gather(*(self._hand_on(seat) for seat in self._seats if seat.is_ready))
+
+    async def _hand_on(self, seat: Seat) -> None:
+        life = seat.life
+        try:
+            await seat.adopt(self._config_of_workers(), self._generation)
+            self._behind.pop(seat.number, None)
+        except NotAdopted as why:
+            told = f"worker {seat.number} {why}"
+            if seat.life == life and self._behind.get(seat.number) != told:
+                self._behind[seat.number] = told
+                log.error("%s, and works by an older configuration", told)
+
+    def _config_status(self) -> ConfigStatus:
+        return self._reloader.status if self._reloader is not None else ConfigStatus()
 
     # --- the workers ---------------------------------------------------------------------------------------
 
@@ -150,16 +189,21 @@ class Supervisor:
         drains = drains_in_force(self._fleet.view, self._clock())
         self._drains_at_birth[life] = drains
         self._metrics.joined(life)
-        place = WorkerPlace(seat.number, self._socket_of(seat), drains)
+        self._config_at_birth[life] = self._config
+        place = WorkerPlace(seat.number, self._socket_of(seat), drains, self._generation)
         return await WorkerProcess.start(self._config_of_workers(), place)
 
     async def _became_ready(self, seat: Seat) -> None:
+        if self._config_at_birth.pop(seat.life) is not self._config:
+            await self._hand_on(seat)
         await self._pages.catch_up(self._view_of(seat), self._drains_at_birth.pop(seat.life))
         if not self._started.done() and all(one.is_ready for one in self._seats):
             self._started.set_result(None)
 
     def _life_ended(self, seat: Seat) -> None:
         self._drains_at_birth.pop(seat.life, None)
+        self._config_at_birth.pop(seat.life, None)
+        self._behind.pop(seat.number, None)
         self._metrics.departed(seat.life, was_restarted=not seat.is_ending)
 
     def _start_failed(self, seat: Seat, failure: StartFailed) -> None:
@@ -194,15 +238,21 @@ class Supervisor:
             drain=self.drain,
             render_metrics=self._metrics.render,
             clock=self._clock,
+            reload=self._reloader.reload if self._reloader is not None else None,
         )
 
     def _apply(self, event: Event) -> None:
         self._fleet.apply(event, self._clock())
 
     def _detail(self) -> dict[str, object]:
-        if self._redis is None:
-            return {}
-        return {"private_redis": "running" if self._redis.is_running else "starting"}
+        detail: dict[str, object] = {"config": config_page(self._config_status())}
+        if self._redis is not None:
+            detail["private_redis"] = "running" if self._redis.is_running else "starting"
+        return detail
+
+
+def _picture_of(config: Config) -> FleetConfigured:
+    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy)
 
 
 async def run(config: Config, announce: Callable[[Supervisor], None], file: Loaded | None = None) -> None:
@@ -210,7 +260,7 @@ async def run(config: Config, announce: Callable[[Supervisor], None], file: Load
     if not sys.platform.startswith("linux"):
         # Elsewhere SO_REUSEPORT does not spread connections, and no child ends with a parent that is killed.
         raise StartFailed("workers above 1 needs Linux")
-    supervisor = Supervisor(config)
+    supervisor = Supervisor(config, file)
     supervisor.heed_signals()
     starting = asyncio.get_running_loop().create_task(supervisor.start())
     ending = asyncio.get_running_loop().create_task(supervisor.serve())

@@ -112,9 +112,9 @@ class Member(GatewayProcess):
 class Launching:
     """A gateway on its way up: several of them start at the same time."""
 
-    def __init__(self, text: str, folder: Path) -> None:
+    def __init__(self, text: str, folder: Path, access_log: str = "off") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        own = f"listen: {HOST}:0\nadmin: {{listen: '{HOST}:0'}}\naccess_log: 'off'\n"
+        own = f"listen: {HOST}:0\nadmin: {{listen: '{HOST}:0'}}\naccess_log: '{access_log}'\n"
         (folder / "spillway.yaml").write_text(own + text)
         self._log = folder / "gateway.log"
         with self._log.open("w") as log:
@@ -133,6 +133,10 @@ class Launching:
         found = match()
         assert found is not None
         return Member(self._child, (int(found[1]), int(found[2])), self._log)
+
+    def stop(self) -> None:
+        """Also when it never became ready."""
+        Process(self._child, (0,)).stop()
 
 
 class Fleet:

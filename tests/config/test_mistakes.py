@@ -12,8 +12,9 @@ from gateway.config import ConfigError, parse
 WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
-    "known here: access_log, admin, breaker, cluster_policy, clusters, drain_delay, drain_timeout, expose_routing, hedge, "
-    "listen, max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, workers"
+    "known here: access_log, admin, breaker, cluster_policy, clusters, drain_delay, drain_timeout, "
+    "expose_routing, hedge, listen, max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, "
+    "watch, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"

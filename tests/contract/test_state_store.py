@@ -141,3 +141,50 @@ async def test_cancelled_while_it_asks_it_leaves_no_slot_taken(store, steps):
         store.release(lease)
     assert store.leases_held("a") == 0
     assert await taken(store, "a") == "a"
+
+
+async def test_a_backend_that_comes_back_has_the_leases_still_out_on_it(store):
+    store.set_limits({"a": 3, "b": 1})
+    out = [await store.lease(plan_over("a")) for _ in range(2)]
+    store.set_limits({"b": 1})
+    assert await taken(store, "a") is None
+    store.set_limits({"a": 3, "b": 1})
+    assert store.leases_held("a") == 2
+    assert [await taken(store, "a") for _ in range(2)] == ["a", None], "two of three were out all the time"
+    for lease in out:
+        store.release(lease)
+        store.release(lease)
+    assert store.leases_held("a") == 1
+    assert [await taken(store, "a") for _ in range(3)] == ["a", "a", None]
+
+
+async def test_a_backend_may_leave_and_come_back_any_number_of_times(store):
+    for count in range(20):
+        store.set_limits({"a": 2})
+        lease = await store.lease(plan_over("a"))
+        assert lease is not None, f"round {count}"
+        store.set_limits({})
+        store.release(lease)
+        if count % 3 == 0:  # long enough for the fleet to hear that it has left
+            await asyncio.sleep(0.06)
+    store.set_limits({"a": 2})
+    assert store.leases_held("a") == 0
+    assert [await taken(store, "a") for _ in range(3)] == ["a", "a", None]
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_who_waits_for_a_backend_that_leaves_gets_an_answer(store, steps):
+    store.set_limits({"a": 1, "b": 1})
+    held = await store.lease(plan_over("a"))
+    plans = [plan_over("a"), plan_over("a", "b"), probe_of("a")]
+    asking = [asyncio.get_running_loop().create_task(store.lease(plan)) for plan in plans]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    store.set_limits({"b": 1})
+    async with asyncio.timeout(2):
+        none, at_b, no_probe = await asyncio.gather(*asking)
+    assert (none, no_probe) == (None, None)
+    assert at_b is not None and at_b.candidate.backend.id == "b"
+    store.release(held)
+    store.release(at_b)
+    assert (store.leases_held("a"), store.leases_held("b")) == (0, 0)

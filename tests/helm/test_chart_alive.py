@@ -18,11 +18,13 @@ from tests.proxy.processes import GatewayProcess, running, serve
 from tests.redis_server import binary, free_port
 
 PAUSE = "PAUSE_S = 2.0"
+# No load balancer needs time to turn away.
+NO_DELAY = {"drain_delay": "0s"}
 
 
 @pytest.fixture(scope="module")
 def release(render: Any) -> Release:
-    return render(values())
+    return render(values(config=NO_DELAY))
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +111,12 @@ def test_the_gateway_serves_with_the_rendered_files(gateway: GatewayProcess) -> 
 
 def test_a_changed_config_map_is_adopted_without_a_restart(render: Any, pod: PodHere) -> None:
     fewer = {"name": "here", "limit": 5, "backends": ["http://10.0.0.1:8000"]}
-    pod.update(render(values(config={"clusters": [fewer]})))
+    pod.update(render(values(config={**NO_DELAY, "clusters": [fewer]})))
     deadline = time.monotonic() + 10
     while limits(pod.process.fleet()) != [5]:
         assert time.monotonic() < deadline, "the file was not looked at"
         time.sleep(0.05)
     assert pod.process.child.poll() is None
-    pod.update(render(values()))
 
 
 def limits(fleet: Any) -> list[int]:

@@ -143,6 +143,12 @@ class Fleet(RuleBasedStateMachine):
     def recall(self, at, backend_ids) -> None:
         self.pick(at).book.recall(backend_ids, self.fleet.now_s)
 
+    @rule(at=ANY, backend_ids=st.sets(st.sampled_from(BACKENDS)))
+    def reload(self, at, backend_ids) -> None:
+        """One gateway is configured anew: backends leave it while streams run on them, others come back."""
+        limits = {id_: limit for id_, limit in self.fleet.limits.items() if id_ in backend_ids}
+        self.pick(at).book.set_limits(limits)
+
     @rule()
     def flush(self) -> None:
         self.fleet.flush()
@@ -179,6 +185,7 @@ class Fleet(RuleBasedStateMachine):
             return
         fleet = self.fleet
         for gateway in fleet.gateways:
+            gateway.book.set_limits(fleet.limits)
             while gateway.running:
                 fleet.finish(gateway, 0)
         for _ in range(6):
