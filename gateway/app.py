@@ -22,6 +22,7 @@ from gateway.config.fleet import breaker_of, clusters_of
 from gateway.config.loading import Loaded
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
+from gateway.core.events import TICK_S
 from gateway.core.fleet import (
     CloseIdleConnections,
     Drained,
@@ -55,8 +56,6 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
 
 log = logging.getLogger(__name__)
-
-TICK_S = 0.5
 
 
 class Gateway:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
@@ -22,6 +24,8 @@ def _serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 
 
 def _run_serve(args: argparse.Namespace) -> int:
+    if os.getpid() == 1:
+        _end_when_told_to()
     import uvloop
 
     from gateway.config.loading import load_whole
@@ -39,6 +43,16 @@ def _run_serve(args: argparse.Namespace) -> int:
         sys.stderr.write(f"spillway: can't start: {error}\n")
         return 1
     return 0
+
+
+def _end_when_told_to() -> None:
+    """Ends process 1 at once, as the signal would end any other, until the gateway itself heeds signals.
+
+    To process 1 of a container the kernel hands on only those that have a handler: a stop during the start
+    would be lost, and last for its whole grace period.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def _life_of(file: Loaded) -> Coroutine[None, None, object]:
@@ -78,6 +92,13 @@ def _demo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return demo.run
 
 
+def _simulate(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.sim import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 def _top(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from gateway import top
 
@@ -103,6 +124,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "serve": ("run the gateway", _serve),
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
+    "simulate": ("tell what a configuration will do with a trace, before it is rolled out", _simulate),
     "top": ("watch one or several gateways live: tiers, room, circuits, spills, rates", _top),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),

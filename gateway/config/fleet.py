@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gateway.config.files import FileContent
-from gateway.config.schema import BackendConfig, ClusterConfig, Config
+from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
+from gateway.core.retries import ExtraAttempts
+
+# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
+MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,12 @@ def breaker_of(config: Config) -> BreakerSettings:
         breaker.open_max_s,
         breaker.slow_start_s,
     )
+
+
+def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | None) -> None:
+    """The one budget of a gateway's second attempts, whatever the route; what is spent stays spent."""
+    at_least = MIN_RETRIES if retry.budget else 0
+    extra.set_shares(retry.budget, hedge.budget if hedge is not None else 0.0, at_least)
 
 
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:

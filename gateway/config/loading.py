@@ -6,11 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.config.files import Stamps, stamp_of
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.scalars import Surroundings
-from gateway.config.schema import Config
+from gateway.config.schema import Config, Section
+
+if TYPE_CHECKING:
+    from gateway.config.reading import Reading
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 # Enough for the longest text that parse() takes; an endless device is not read to its end.
 MAX_BYTES = 4 * 2**20
@@ -40,7 +46,7 @@ def load_whole(path: str | Path, files: Stamps) -> Loaded:
     """As `load`; `files` gets this file and those that it names, also when it raises."""
     path = Path(path)
     files[path.absolute()] = stamp_of(path)
-    return _parse(_read_text(path), str(path), Surroundings(path.parent, os.environ, files))
+    return _parse(read_text(path), str(path), Surroundings(path.parent, os.environ, files))
 
 
 def parse(
@@ -52,6 +58,14 @@ def parse(
 
 
 def _parse(text: str, source_name: str, around: Surroundings) -> Loaded:
+    config, reading = parse_as(Config, text, source_name, around)
+    return Loaded(config, source_name, reading.lines(), around.files)
+
+
+def parse_as(
+    kind: type[AnySection], text: str, source_name: str, around: Surroundings
+) -> tuple[AnySection, Reading]:
+    """A text read as a section of this kind, and the reading, which knows the lines. Raises ConfigError."""
     # Here, so that what only carries a Config does not load a YAML parser.
     from msgspec.inspect import type_info
 
@@ -60,14 +74,15 @@ def _parse(text: str, source_name: str, around: Surroundings) -> Loaded:
 
     root = parse_document(text, source_name)
     reading = Reading(source_name, around)
-    config = reading.read(root, type_info(Config), "")
+    section = reading.read(root, type_info(kind), "")
     if reading.problems:
         raise ConfigError(reading.problems)
-    assert isinstance(config, Config)
-    return Loaded(config, source_name, reading.lines(), around.files)
+    assert isinstance(section, kind)
+    return section, reading
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What stands in a file. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES)

@@ -138,6 +138,10 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
         float, _duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
 
+    def first_byte_for_s(self, body_bytes: int) -> float:
+        """How long the first byte may take of the answer to a body of this size."""
+        return self.first_byte_s + self.first_byte_per_kib_s * (body_bytes / 1024)
+
 
 class RetryConfig(Section, frozen=True, kw_only=True):
     """Trying again, on another backend, before the client has seen a byte."""

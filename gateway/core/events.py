@@ -15,6 +15,9 @@ from gateway.core.model import Cluster, Outcome
 from gateway.core.taxonomy import Reason
 
 FOREVER_S = float("inf")
+# How often a driver tells Ticked; and how often it looks at the deadlines of what runs and tells BytesSeen:
+# no deadline is later than this, and no byte sets a timer.
+TICK_S, SWEEP_S = 0.5, 0.1
 
 
 # --- events: the configuration, and what an operator says --------------------------------------------

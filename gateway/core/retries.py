@@ -125,6 +125,20 @@ def has_time(state: BackendState, left_s: float, now_s: float) -> bool:
     return left_s > 0 and (typical_s is None or typical_s <= left_s)
 
 
+def hedge_wait_s(view: FleetView, first: Candidate, after_s: float, now_s: float) -> float | None:
+    """After how long a second attempt may begin beside `first`; None when nobody should race it.
+
+    `after_s` is the configured time, 0 for what is typical of the backend. A probe runs alone: overtaken it
+    would tell nothing, and a hung backend would stay half-open.
+    """
+    if len(view.backends) < 2 or first.is_probe:
+        return None
+    if after_s:
+        return after_s
+    state = view.backends.get(first.backend.id)
+    return None if state is None else hedge_delay_s(state, now_s)
+
+
 def hedge_delay_s(state: BackendState, now_s: float) -> float | None:
     """After how long without a first byte a second attempt is worth it: p95 of the last minute.
 

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
+from gateway.core.journey import waited_in_vain_s
 from gateway.core.model import Outcome, Reason
-from gateway.core.taxonomy import LESSONS, reason_of_status
+from gateway.core.taxonomy import LESSONS
 from gateway.ports import Lease
 from gateway.proxy.headers import ResponseHead
 from gateway.proxy.last_event import LastEvent
@@ -198,22 +199,15 @@ class Attempt:
         candidate, head = self.candidate, self.answer_head
         elapsed_s = asked_s = None
         if self._answered_s is None or head is None or head.status >= 400:
-            elapsed_s, asked_s = self._wait_in_vain(outcome)
+            status = head.status if head is not None else None
+            elapsed_s = waited_in_vain_s(outcome, status, self.began_s, self._answered_s, plane.clock())
+            if elapsed_s is None and head is not None and LESSONS[outcome.reason].cuts_limit:
+                asked_s = retry_after_s(head)
         plane.apply(
             AttemptFinished(
                 candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s, candidate.generation, asked_s
             )
         )
-
-    def _wait_in_vain(self, outcome: Outcome) -> tuple[float | None, float | None]:
-        """How long no good byte came, and how long a full backend asks to be left alone.
-
-        The first is None for an error answer that was whole: then the outcome says that it was answered.
-        """
-        head, answered_s = self.answer_head, self._answered_s
-        if head is not None and answered_s is not None and outcome.reason is reason_of_status(head.status):
-            return None, retry_after_s(head) if LESSONS[outcome.reason].cuts_limit else None
-        return (self._plane.clock() if answered_s is None else answered_s) - self.began_s, None
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
@@ -273,10 +267,8 @@ class Attempt:
 
     def _send(self, connection: UpstreamConnection, now_s: float) -> None:
         self._upstream = connection
-        timeouts, body = self._owner.settings.timeouts, self._request_body
-        self._first_byte_deadline_s = (
-            now_s + timeouts.first_byte_s + timeouts.first_byte_per_kib_s * (len(body) / 1024)
-        )
+        body = self._request_body
+        self._first_byte_deadline_s = now_s + self._owner.settings.timeouts.first_byte_for_s(len(body))
         connection.send(self, self._request_head, body)
 
     def _let_go(self) -> None:

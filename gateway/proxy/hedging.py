@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.core.model import Candidate, Outcome, Reason
-from gateway.core.retries import hedge_delay_s, may_succeed_elsewhere, plan_hedge
+from gateway.core.retries import hedge_wait_s, may_succeed_elsewhere, plan_hedge
 from gateway.ports import Hedged, HedgeOutcome
 from gateway.proxy.attempt import Attempt
 
@@ -26,18 +26,11 @@ _OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
 
 
 def hedge_of(exchange: Exchange, plane: DataPlane, first: Attempt) -> Hedge | None:
-    """The race that `first` may come to; None when there is nobody to race with, or too little is known.
-
-    A probe runs alone: overtaken it would tell nothing, and a hung backend would stay half-open.
-    """
+    """The race that `first` may come to; None when there is nobody to race with, or too little is known."""
     settings = exchange.settings
-    hedge, has_two = settings.hedge, settings.retry.attempts >= 2 and len(plane.view.backends) >= 2
-    if hedge is None or not has_two or first.candidate.is_probe:
+    if settings.hedge is None or settings.retry.attempts < 2:
         return None
-    delay_s: float | None = hedge.after_s
-    if not delay_s:  # AT_P95
-        state = plane.view.backends.get(first.candidate.backend.id)
-        delay_s = None if state is None else hedge_delay_s(state, first.began_s)
+    delay_s = hedge_wait_s(plane.view, first.candidate, settings.hedge.after_s, first.began_s)
     return None if delay_s is None else Hedge(exchange, plane, first, delay_s)
 
 

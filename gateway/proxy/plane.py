@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from gateway.config.schema import Config
+from gateway.core.events import SWEEP_S
 from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
 from gateway.core.retries import ExtraAttempts
@@ -25,9 +26,6 @@ from gateway.proxy.settings import settings_of
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
-
-# Deadlines are looked at this often: no deadline is later than this, and no byte sets a timer.
-SWEEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)

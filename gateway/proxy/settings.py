@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.config.fleet import set_budget
 from gateway.config.schema import Config, HedgeConfig, RetryConfig, TimeoutsConfig
 from gateway.core.retries import ExtraAttempts
 from gateway.proxy.paths import PathTable
-
-# In ten seconds, whatever the budget comes to: a quiet gateway may retry too.
-MIN_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,7 @@ class PlaneSettings:
 
     def set_budget(self, extra: ExtraAttempts) -> None:
         """The one budget of a gateway's second attempts, whatever the route; what is spent stays spent."""
-        at_least = MIN_RETRIES if self.retry.budget else 0
-        extra.set_shares(self.retry.budget, self.hedge.budget if self.hedge is not None else 0.0, at_least)
+        set_budget(extra, self.retry, self.hedge)
 
 
 def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSettings:

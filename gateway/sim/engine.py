@@ -48,6 +48,17 @@ class EnginePreset:
         context_ms = context_tokens * self.context_token_us / 1000.0
         return (self.step_floor_ms + paid_tokens * self.token_ms + context_ms) / 1000.0
 
+    def alone_s(self, input_tokens: int, output_tokens: int) -> float:
+        """Seconds that a request takes with nothing else in the batch, from its first step to its last."""
+        whole_s, done = 0.0, 0
+        while done < input_tokens:
+            chunk = min(self.max_batched_tokens, input_tokens - done)
+            whole_s += self.step_s(chunk, done)
+            done += chunk
+        steps = output_tokens - 1
+        context_tokens = steps * input_tokens + steps * (steps - 1) // 2
+        return whole_s + steps * self.step_s(1, 0) + context_tokens * self.context_token_us / 1e6
+
 
 # Llama-3.1-8B in bf16. Source: DESIGN section 8, fitted to measured vLLM (TTFT within 12 %, TPOT within 2 %).
 H100_80 = EnginePreset("h100-80", 7.2, 0.025, 150, 0.052, 404_000, 256, 8192)

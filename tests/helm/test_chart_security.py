@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helm.release import Pod, Release, values
+from gateway.cli import VERBS
+from tests.helm.release import ROOT, Pod, Release, values
 
 # The volumes that "restricted" allows.
 VOLUMES = {
@@ -63,6 +66,20 @@ def test_every_pod_reads_only(release: Release) -> None:
         assert pod.container["securityContext"]["readOnlyRootFilesystem"] is True
         assert pod.container["resources"]["requests"].keys() >= {"cpu", "memory"}
         assert "memory" in pod.container["resources"]["limits"]
+
+
+def test_the_pods_fit_the_image(release: Release) -> None:
+    """Its user and its interpreter, as the Dockerfile has them."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    user = release.gateway.spec["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in lines
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT"))
+    interpreter, _ = release.pod("Pod", "spillway-reach").container["command"]
+    assert Path(interpreter).parent == Path(json.loads(entry.removeprefix("ENTRYPOINT"))[0]).parent
+    # What follows the entry point is a verb of the command.
+    for pod in (release.gateway, release.pod("Job", "spillway-config-check")):
+        assert "command" not in pod.container
+        assert pod.container["args"][0] in VERBS
 
 
 def test_a_pod_that_is_not_is_found_out(render: Any) -> None:

@@ -318,7 +318,7 @@ async def test_a_defect_while_it_plans_anew_costs_the_request_and_nothing_else(t
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.proxy.route.plan_again", fail)
+        patch.setattr("gateway.core.journey.plan_again", fail)
         answer = await client.answer()
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert await settled(lambda: gateway.is_clean)

@@ -1,0 +1,173 @@
+"""One simulated gateway: the live Fleet, plans, budgets and store, driven by virtual time.
+
+Nothing is decided here. What the live gateway's shell does around the core (apply effects, tick, sweep the
+deadlines, ask after health) is done here on a Timeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+
+from gateway.config.fleet import breaker_of, clusters_of, set_budget
+from gateway.config.schema import Config
+from gateway.core.events import SWEEP_S, TICK_S
+from gateway.core.fleet import (
+    BytesSeen,
+    Event,
+    FirstByteSeen,
+    Fleet,
+    FleetConfigured,
+    ReportCircuit,
+    SendSyntheticProbe,
+    SetLimits,
+    Ticked,
+)
+from gateway.core.health import ProbeReported
+from gateway.core.retries import ExtraAttempts
+from gateway.sim.arrivals import Arrival
+from gateway.sim.attempt import Attempt, swept_s
+from gateway.sim.endpoints import Site
+from gateway.sim.exchange import Exchange
+from gateway.sim.ledger import CircuitChange, Ledger, Row
+from gateway.sim.timeline import Timeline
+from gateway.sim.trial import Trial
+from gateway.state.memory import MemoryStore
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a simulated gateway works in. `seed` is that of the gateway's own draws."""
+
+    timeline: Timeline
+    site: Site
+    ledger: Ledger
+    seed: int
+
+
+class SimGateway:
+    """`begin` before the first arrival; it stops its timers once `finish` was called and nothing runs."""
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        self.config = config
+        self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
+        self.fleet = Fleet()
+        self.store = MemoryStore()
+        self.extra = ExtraAttempts()
+        set_budget(self.extra, config.retry, config.hedge)
+        self._random = Random(scene.seed)
+        self.faults_draw = Random(scene.seed + 1)
+        self._running = 0
+        self._is_finishing = self._is_sweeping = False
+        self._deadlines: deque[tuple[float, Exchange]] = deque()
+        self._untold: list[Attempt] = []
+        self._streams: dict[str, int] = {}
+
+    @property
+    def now_s(self) -> float:
+        return self.timeline.now_s
+
+    def draw(self) -> int:
+        return self._random.getrandbits(64)
+
+    # --- the shell around the core -------------------------------------------------------------------
+
+    def begin(self) -> None:
+        config = self.config
+        self.apply(
+            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+        )
+        self.timeline.at(0.0, self._tick)
+        for cluster in config.clusters:
+            if cluster.health is not None:
+                ids = [b.id for b in self.fleet.view.clusters[cluster.name].cluster.backends]
+                for backend_id in ids:
+                    first_s = self._random.random() * cluster.health.interval_s
+                    self.timeline.at(first_s, self._probe, backend_id, cluster.health.interval_s)
+
+    def apply(self, event: Event) -> None:
+        for effect in self.fleet.apply(event, self.timeline.now_s):
+            match effect:
+                case SetLimits(limits, caps):
+                    self.store.set_limits(limits, caps)
+                case ReportCircuit(backend_id, circuit, trigger, reason):
+                    change = CircuitChange(self.now_s, backend_id, circuit, trigger, reason)
+                    self.ledger.circuits.append(change)
+                case SendSyntheticProbe(backend_id, generation):
+                    # Not inside the event that asked for it.
+                    self.timeline.at(self.now_s, self._try_half_open, backend_id, generation)
+                case _:
+                    pass  # pooled connections, and other gateways: there are none
+
+    def _try_half_open(self, backend_id: str, generation: int) -> None:
+        Trial.begin(self, backend_id, generation)
+
+    def _tick(self) -> None:
+        self.apply(Ticked(self.draw()))
+        if not self._is_idle:
+            self.timeline.at(self.now_s + TICK_S, self._tick)
+
+    def _probe(self, backend_id: str, interval_s: float) -> None:
+        """The health page: a hung engine answers it like a good one."""
+        is_up = self.site.endpoints[backend_id].is_up
+        self.apply(ProbeReported(backend_id, is_up, "completed" if is_up else "connect_failed"))
+        if not self._is_idle:
+            self.timeline.at(self.now_s + interval_s, self._probe, backend_id, interval_s)
+
+    # --- requests ------------------------------------------------------------------------------------
+
+    def arrive(self, number: int, arrival: Arrival) -> None:
+        exchange = Exchange(self, number, arrival)
+        self._running += 1
+        self._deadlines.append((exchange.journey.deadline_s, exchange))
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self.timeline.at(swept_s(self.now_s) + SWEEP_S, self._sweep)
+        exchange.start()
+
+    def finish(self) -> None:
+        """Nobody comes any more."""
+        self._is_finishing = True
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._is_finishing and not self._running
+
+    def ended(self, row: Row) -> None:
+        self._running -= 1
+        self.ledger.rows.append(row)
+
+    # --- the sweep -----------------------------------------------------------------------------------
+
+    def relayed(self, attempt: Attempt) -> None:
+        """Its answer has begun to flow."""
+        self._untold.append(attempt)
+        backend_id = attempt.candidate.backend.id
+        self._streams[backend_id] = self._streams.get(backend_id, 0) + 1
+
+    def relay_ended(self, attempt: Attempt) -> None:
+        self._streams[attempt.candidate.backend.id] -= 1
+
+    def _sweep(self) -> None:
+        now_s, deadlines = self.timeline.now_s, self._deadlines
+        while deadlines and (deadlines[0][1].is_over or deadlines[0][0] <= now_s):
+            _, exchange = deadlines.popleft()
+            if not exchange.is_over:
+                exchange.check_deadline()
+        untold, self._untold = self._untold, []
+        for attempt in untold:
+            # A long answer: routing should not learn of its first byte only at its end.
+            if not attempt.is_over and attempt.untold_ttft_s is not None:
+                self.apply(FirstByteSeen(attempt.candidate.backend.id, attempt.untold_ttft_s))
+                attempt.untold_ttft_s = None
+        endpoints = self.site.endpoints
+        progressed = tuple(id_ for id_, n in self._streams.items() if n and not endpoints[id_].is_frozen)
+        if progressed:
+            self.apply(BytesSeen(progressed))
+        self._is_sweeping = self._running > 0
+        if self._is_sweeping:
+            self.timeline.at(now_s + SWEEP_S, self._sweep)
+
+    def __repr__(self) -> str:
+        return f"<SimGateway at {self.now_s:.1f} s, {self._running} running>"

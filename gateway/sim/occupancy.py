@@ -1,0 +1,55 @@
+"""How many slots of each tier are in use over time: mean and peak of each time bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Level:
+    """One number that changes now and then, remembered by bucket of `bucket_s`."""
+
+    __slots__ = ("_bucket_s", "_since_s", "area", "now", "peaks")
+
+    def __init__(self, bucket_s: float) -> None:
+        self._bucket_s = bucket_s
+        self._since_s = 0.0
+        self.now = 0
+        self.area: list[float] = []  # level x seconds
+        self.peaks: list[int] = []
+
+    def change(self, by: int, now_s: float) -> None:
+        self.advance(now_s)
+        self.now += by
+        if self.peaks and self.now > self.peaks[-1]:
+            self.peaks[-1] = self.now
+
+    def advance(self, now_s: float) -> None:
+        """Counts the time until `now_s` at the present level."""
+        bucket_s, since_s = self._bucket_s, self._since_s
+        while True:
+            at = len(self.peaks) - 1
+            if at < 0 or since_s >= (at + 1) * bucket_s:
+                self.area.append(0.0)
+                self.peaks.append(self.now)
+                continue
+            end_s = min(now_s, (at + 1) * bucket_s)
+            self.area[at] += self.now * (end_s - since_s)
+            since_s = end_s
+            if now_s < (at + 1) * bucket_s:
+                break
+        self._since_s = since_s
+
+
+class Occupancy:
+    """A Level for each tier."""
+
+    def __init__(self, tiers: Sequence[str], bucket_s: float = 1.0) -> None:
+        self.bucket_s = bucket_s
+        self.levels = {tier: Level(bucket_s) for tier in tiers}
+
+    def change(self, tier: str, by: int, now_s: float) -> None:
+        self.levels[tier].change(by, now_s)
+
+    def close(self, now_s: float) -> None:
+        for level in self.levels.values():
+            level.advance(now_s)

@@ -1,0 +1,120 @@
+"""The scenario of a simulation: what the configuration does not know of its clusters, and what goes wrong.
+
+Read with the reader of configurations: every mistake has its line and a fix.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from gateway.config.fleet import clusters_of
+from gateway.config.loading import parse_as, read_text
+from gateway.config.problems import ConfigError
+from gateway.config.reading import Reading
+from gateway.config.scalars import Surroundings
+from gateway.config.schema import DAY_S, Config, Name, Section
+
+Seconds = Annotated[float, Meta(ge=0, le=7 * DAY_S, extra={"kind": "duration"})]
+Money = Annotated[float, Meta(ge=0, le=1e9, extra={"kind": "number"})]
+Count = Annotated[int, Meta(ge=1, le=100_000_000)]
+
+
+class EngineConfig(Section, frozen=True, kw_only=True):
+    """What answers: a preset of the step model, or times that do not depend on the load.
+
+    `time` = `base` + `per_input_token` x input + `per_output_token` x output, spread by `sigma` (lognormal).
+    """
+
+    preset: Literal["timed", "h100-80", "a100-80", "l4-24"] = "timed"
+    base_s: Seconds = field(default=0.020, name="base")
+    per_input_token_s: Seconds = field(default=0.000075, name="per_input_token")
+    per_output_token_s: Seconds = field(default=0.030, name="per_output_token")
+    sigma: Annotated[float, Meta(ge=0, le=5, extra={"kind": "number"})] = 0.0
+    max_num_seqs: Count | None = None
+    kv_cache_tokens: Count | None = None
+
+
+class PriceConfig(Section, frozen=True, kw_only=True):
+    """What a cluster costs: per hour of each backend while it is up, and per million tokens."""
+
+    per_hour: Money = 0.0
+    per_million_input: Money = 0.0
+    per_million_output: Money = 0.0
+
+
+class SimClusterConfig(Section, frozen=True, kw_only=True):
+    """One cluster of the configuration, by its name."""
+
+    name: Name
+    engine: Annotated[EngineConfig, Meta(extra={"shorthand": "preset"})] | None = None
+    rtt_s: Seconds = field(default=0.0, name="rtt")
+    cold_start_s: Seconds = field(default=0.0, name="cold_start")
+    price: PriceConfig | None = None
+
+
+class FaultConfig(Section, frozen=True, kw_only=True):
+    """From `at` on, `for` so long, at one backend or a whole cluster.
+
+    crash and preempt: the processes are gone, with what ran there; a preemption comes `notice` after `at`.
+    Back after `for`, and the cluster's `cold_start`. hang: takes requests, gives no token. error: this share
+    is answered with `status`. slow: what begins takes `factor` times as long.
+    """
+
+    at_s: Seconds = field(name="at")
+    for_s: Seconds = field(name="for")
+    target: str
+    kind: Literal["crash", "preempt", "hang", "error", "slow"]
+    notice_s: Seconds = field(default=0.0, name="notice")
+    share: Annotated[float, Meta(gt=0, le=1, extra={"kind": "number"})] = 1.0
+    status: Annotated[int, Meta(ge=400, le=599)] = 500
+    factor: Annotated[float, Meta(gt=0, le=1000, extra={"kind": "number"})] = 4.0
+
+
+class Scenario(Section, frozen=True, kw_only=True):
+    """The whole file. `engine` is what clusters have that are not named."""
+
+    engine: Annotated[EngineConfig, Meta(extra={"shorthand": "preset"})] = EngineConfig()
+    clusters: tuple[SimClusterConfig, ...] = ()
+    faults: tuple[FaultConfig, ...] = ()
+
+    def cluster(self, name: str) -> SimClusterConfig:
+        """As the file has it, with the default engine where it names none."""
+        found = next((c for c in self.clusters if c.name == name), SimClusterConfig(name=name))
+        return found if found.engine is not None else msgspec.structs.replace(found, engine=self.engine)
+
+
+def load_scenario(path: Path, config: Config) -> Scenario:
+    """The scenario in a file, for this configuration. Raises ConfigError."""
+    scenario, reading = parse_as(Scenario, read_text(path), str(path), Surroundings(path.parent, os.environ))
+    _check(scenario, config, reading)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return scenario
+
+
+def _check(scenario: Scenario, config: Config, reading: Reading) -> None:
+    clusters = clusters_of(config)
+    names = [cluster.name for cluster in clusters]
+    backends = [backend.id for cluster in clusters for backend in cluster.backends]
+    seen: set[str] = set()
+    for cluster in scenario.clusters:
+        if cluster.name not in names:
+            reading.complain(
+                cluster, "name", "is no cluster of the configuration", f"there are: {', '.join(names)}"
+            )
+        elif cluster.name in seen:
+            reading.complain(cluster, "name", "is named twice", "remove one")
+        seen.add(cluster.name)
+    for fault in scenario.faults:
+        if fault.target not in names and fault.target not in backends:
+            reading.complain(
+                fault,
+                "target",
+                "is no cluster or backend of the configuration",
+                f"there are: {', '.join([*names, *backends])}",
+            )

@@ -1,0 +1,103 @@
+"""`spillway simulate` from the outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from tests.sim.settings import THREE_TIERS, bursts
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    """The arguments for a small configuration and trace."""
+    rows = "".join(f"{a.at_s:.4f},{a.input_tokens},{a.output_tokens}\n" for a in bursts(400, 9.0))
+    (tmp_path / "c.yaml").write_text(THREE_TIERS)
+    (tmp_path / "t.csv").write_text("t_seconds,input_tokens,output_tokens\n" + rows)
+    return ["simulate", "-c", str(tmp_path / "c.yaml"), "--trace", str(tmp_path / "t.csv")]
+
+
+def test_the_report_tells_of_tiers_baselines_and_bound(given, capsys):
+    assert main(given) == 0
+    report = capsys.readouterr().out
+    for word in (
+        "spillway",
+        "round_robin",
+        "cool_down",
+        "greedy",
+        "bound",
+        "score:",
+        "primary",
+        "spills: full",
+    ):
+        assert word in report
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_process(given, tmp_path):
+    reports = []
+    for hash_seed in ("1", "2"):
+        path = tmp_path / f"{hash_seed}.json"
+        command = [sys.executable, "-m", "gateway.cli", *given, "--seed", "4", "--json", str(path)]
+        subprocess.run(
+            command, check=True, env={"PYTHONHASHSEED": hash_seed}, capture_output=True, timeout=50
+        )
+        reports.append(path.read_bytes())
+    assert reports[0] == reports[1]
+    report = json.loads(reports[0])
+    assert (report["workload"], report["seed"], report["config"]) == ("t.csv", 4, "c.yaml")
+    assert report["spillway"]["requests"] == 400
+
+
+def test_another_seed_draws_otherwise(given, tmp_path):
+    for seed in ("0", "1"):
+        assert main([*given, "--seed", seed, "--json", str(tmp_path / seed)]) == 0
+    assert (tmp_path / "0").read_bytes() != (tmp_path / "1").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "t_seconds,input_tokens,output_tokens\n0,1,-1\n", "t.csv:2: output_tokens must be from 0"),
+        (
+            "c.yaml",
+            "clusters: [{name: a, limit: 0, backends: [http://a:1]}]",
+            "c.yaml:1: clusters[0].limit: must",
+        ),
+        (
+            "s.yaml",
+            "faults:\n  - {at: 1s, for: 1s, target: nobody, kind: hang}",
+            "s.yaml:2: faults[0].target: is no",
+        ),
+        (
+            "s.yaml",
+            "clusters:\n  - {name: nobody}",
+            "s.yaml:2: clusters[0].name: is no cluster of the config",
+        ),
+        ("s.yaml", "engine: h200", "s.yaml:1: engine: must be one of a100-80, h100-80"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(given, tmp_path, capsys, name, text, said):
+    (tmp_path / "s.yaml").write_text("engine: timed")
+    (tmp_path / name).write_text(text)
+    assert main([*given, "--scenario", str(tmp_path / "s.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_written_is_exit_1(given, tmp_path, capsys):
+    assert main([*given, "--json", str(tmp_path / "none" / "r.json")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_server_carries_no_simulator():
+    code = "import gateway.app, sys; print([m for m in sys.modules if m.startswith('gateway.sim')])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert found.stdout.strip() == "[]"
