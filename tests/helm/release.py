@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +115,6 @@ class Release:
         return {item["path"]: data[item["key"]] for item in secret["items"]}
 
     def _made(self, secret: Manifest) -> dict[str, bytes]:
-        from base64 import b64decode
-
         manifest = self.one("Secret", secret["secretName"])
         made = {name: b64decode(text) for name, text in manifest.get("data", {}).items()}
         return made | {name: text.encode() for name, text in manifest.get("stringData", {}).items()}

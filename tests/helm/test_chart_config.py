@@ -10,9 +10,9 @@ import pytest
 import trustme
 import yaml
 
-from gateway.config import Config, parse
+from gateway.config import Config, load, parse
 from gateway.config.fixed import FIXED
-from tests.helm.release import Release, values
+from tests.helm.release import ROOT, Release, values
 
 MARGIN_S = 10
 DELAY_S = 10
@@ -49,8 +49,6 @@ def test_the_gateway_takes_it(release: Release, tmp_path: Path, given: Any) -> N
 
 def test_the_check_before_an_install_takes_it_too(release: Release, tmp_path: Path, given: Any) -> None:
     """That pod has only the user's own Secrets: the chart's are not there yet."""
-    from gateway.config import load
-
     pod = release.pod("Job", "spillway-config-check")
     checked = load(release.mounted(pod, tmp_path / "check", given))
     assert checked.clusters == release.config(tmp_path / "served", given).clusters
@@ -204,8 +202,6 @@ def test_without_a_store_the_notes_say_what_that_means(render: Any, tmp_path: Pa
 
 def test_the_example_configurations_are_values_too(render: Any, tmp_path: Path) -> None:
     """There is one language: a file of config/ fits under `config`."""
-    from tests.helm.release import ROOT
-
     text = (ROOT / "config" / "full.yaml").read_text()
     given = yaml.safe_load(text)
     for owned in ("listen", "admin", "state"):
@@ -217,3 +213,11 @@ def test_the_example_configurations_are_values_too(render: Any, tmp_path: Path) 
         alone.timeouts,
         alone.breaker,
     )
+
+
+def test_the_guides_smallest_values_are_enough(render: Any, tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "install-with-helm.md").read_text()
+    smallest = guide.partition("```yaml\n")[2].partition("```")[0]
+    release = render(yaml.safe_load(smallest))
+    assert [cluster.name for cluster in release.config(tmp_path).clusters] == ["here"]
+    assert release.gateway.container["image"].startswith("registry.example/spillway:")
