@@ -1,7 +1,7 @@
 """docs/circuit-breaker.md, from the tables of the breaker and of what failures teach."""
 
 from docgen.page import NOTE
-from gateway.core.breaker import DEFAULTS, FIRST_SHARE, JITTER, TRANSITIONS, Sign, Trigger
+from gateway.core.breaker import DEFAULTS, FIRST_SHARE, JITTER, Sign, Trigger
 from gateway.core.taxonomy import LESSONS, STATUS_RULES
 
 MEANINGS = {
@@ -27,7 +27,6 @@ MEANINGS = {
 
 
 def circuit_breaker() -> str:
-    arrows = "".join(f"    {before} --> {after}: {sign}\n" for (before, sign), after in TRANSITIONS.items())
     signs = "".join(f"| `{sign}` | {MEANINGS[sign]} |\n" for sign in Sign)
     triggers = "".join(f"| `{trigger}` | {MEANINGS[trigger]} |\n" for trigger in Trigger)
     lessons = "".join(
@@ -41,12 +40,10 @@ def circuit_breaker() -> str:
 
 # The circuit breaker
 
-Every backend has a circuit. The figures below are defaults; see [`breaker`](configuration.md#breaker). Why it is built so is told in [ADR 0014](adr/0014-whose-verdict-opens-a-circuit.md).
+Every backend has a circuit. The figures below are defaults; see [`breaker`](configuration.md#breaker). Why it is built
+so is told in [ADR 0014](adr/0014-whose-verdict-opens-a-circuit.md).
 
-```mermaid
-stateDiagram-v2
-    [*] --> closed
-{arrows}```
+![The states and the signs that lead from one to the other](circuit-breaker.svg)
 
 | sign | meaning |
 |---|---|

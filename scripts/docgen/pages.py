@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 from docgen.circuit_breaker import circuit_breaker
+from docgen.circuit_picture import circuit_picture
 from docgen.cli import cli
 from docgen.configuration import configuration
 from docgen.indexes import index
+from docgen.navigation import CONFIG, navigation
 from docgen.page import NOTE
+from docgen.redis_keys import redis_keys
 from gateway.telemetry.catalogue import metrics_reference
 from gateway.telemetry.log_fields import access_log_reference
 
@@ -20,13 +23,16 @@ def access_log() -> str:
     return f"{NOTE}<!-- Source: gateway/telemetry/log_fields.py -->\n\n{access_log_reference()}"
 
 
-# In this order: the indexes name pages made before them.
+# In this order: the indexes and the nav read the titles of pages made before them.
 PAGES: dict[str, Callable[[], str]] = {
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
     "docs/access-log.md": access_log,
     "docs/cli.md": cli,
     "docs/circuit-breaker.md": circuit_breaker,
+    "docs/circuit-breaker.svg": circuit_picture,
+    "docs/redis-keys.md": redis_keys,
     "docs/how-to/README.md": partial(index, "docs/how-to", "How-to guides"),
     "docs/adr/README.md": partial(index, "docs/adr", "Decisions"),
+    CONFIG: navigation,
 }
