@@ -10,7 +10,7 @@ from gateway.config.scalars import show_value
 from gateway.config.schema import Config
 from gateway.config.shapes import Shape
 
-CONFIGURATION = f"""{NOTE}<!-- Source: gateway/config/schema.py -->
+CONFIGURATION = f"""{NOTE}<!-- Source: gateway/config/schema.py and the schemas beside it -->
 
 # Configuration
 
@@ -64,19 +64,24 @@ WORDS = {
     "access_log": "text",
     "address": "host:port",
     "backend_url": "URL",
+    "dns_name": "DNS name",
     "file": "path of a file",
     "header_name": "header name",
     "hedge_after": "`p95` or duration",
     "host": "host name",
     "integer": "whole number",
+    "live_file": "path of a file",
     "model_name": "text",
     "models": "list or map",
+    "network": "network",
     "plain_path": "path",
+    "port_of_slice": "name or number of a port",
     "request_path": "path",
     "secret": "secret text",
     "secret_file": "path of a file",
     "state_url": "secret URL",
     "state_url_file": "path of a file",
+    "url_prefix": "path",
 }
 
 
