@@ -1,26 +1,17 @@
 """docs/helm-values.md and the part of the chart's values schema that is the gateway's own, from the chart."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from docgen.page import NOTE, ROOT, cell
+from gateway.config.key_schema import config_key_schema
 
 CHART = "helm/spillway"
 VALUES_SCHEMA = f"{CHART}/values.schema.json"
 
 
-def chart_pages() -> dict[str, Callable[[], str]]:
-    """Nothing where there is no chart."""
-    if not (ROOT / CHART).exists():
-        return {}
-    return {VALUES_SCHEMA: values_schema, "docs/helm-values.md": helm_values}
-
-
 def values_schema() -> str:
     """The chart's schema as it stands, with the part that is the gateway's own made anew."""
-    # Only a chart needs it, so it comes with one.
-    from gateway.config.key_schema import config_key_schema
-
     schema = json.loads((ROOT / VALUES_SCHEMA).read_text(encoding="utf-8"))
     schema["properties"]["config"] = config_key_schema()
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

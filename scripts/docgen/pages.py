@@ -7,7 +7,7 @@ from docgen.circuit_breaker import circuit_breaker
 from docgen.circuit_picture import circuit_picture
 from docgen.cli import cli
 from docgen.configuration import configuration
-from docgen.helm_values import chart_pages
+from docgen.helm_values import VALUES_SCHEMA, helm_values, values_schema
 from docgen.indexes import index
 from docgen.navigation import CONFIG, navigation
 from docgen.page import NOTE
@@ -33,7 +33,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/circuit-breaker.md": circuit_breaker,
     "docs/circuit-breaker.svg": circuit_picture,
     "docs/redis-keys.md": redis_keys,
-    **chart_pages(),
+    VALUES_SCHEMA: values_schema,
+    "docs/helm-values.md": helm_values,
     "docs/how-to/README.md": partial(index, "docs/how-to", "How-to guides"),
     "docs/adr/README.md": partial(index, "docs/adr", "Decisions"),
     CONFIG: navigation,
