@@ -99,6 +99,13 @@ def _simulate(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     return command.run
 
 
+def _explain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import explain_command
+
+    explain_command.add_arguments(parser)
+    return explain_command.run
+
+
 def _top(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from gateway import top
 
@@ -125,6 +132,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
     "simulate": ("tell what a configuration will do with a trace, before it is rolled out", _simulate),
+    "explain": ("tell where a request would go and why, or what became of one", _explain),
     "top": ("watch one or several gateways live: tiers, room, circuits, spills, rates", _top),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),
