@@ -75,7 +75,24 @@ def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     from gateway.config import check
 
     check.add_arguments(parser)
-    return check.run
+    parser.add_argument(
+        "--scenario",
+        type=Path,
+        metavar="FILE",
+        help="engines, as for `simulate`: limits are held against what they run at a time",
+    )
+    return _run_check
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from gateway.config import check
+
+    if args.scenario is None:
+        return check.run(args)
+    from gateway.sim.scenario import load_scenario
+    from gateway.sim.scenario_lints import lint_scenario
+
+    return check.run(args, lambda config: lint_scenario(config, load_scenario(args.scenario, config)))
 
 
 def _mock_engine(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:

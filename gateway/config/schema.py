@@ -20,6 +20,8 @@ DAY_S = 86_400.0
 # A probe takes its turn on the event loop of the data plane.
 MIN_INTERVAL_S = 0.01
 MIB = 2**20
+DEFAULT_TIERS = ("primary", "backup", "spot")
+DEFAULT_DRAIN_S = 30.0
 
 Name = Annotated[
     str,
@@ -489,11 +491,11 @@ class Config(Section, frozen=True, kw_only=True):
     ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
         float, _duration("How long requests in flight may take to finish at shutdown.", ge=0)
-    ] = field(default=30.0, name="drain_timeout")
+    ] = field(default=DEFAULT_DRAIN_S, name="drain_timeout")
     tiers: Annotated[
         tuple[Name, ...],
         Meta(min_length=1, description="The tiers in order of preference.", extra={"unique": True}),
-    ] = ("primary", "backup", "spot")
+    ] = DEFAULT_TIERS
     cluster_policy: Annotated[
         Literal["weight", "least_loaded"],
         Meta(description="Which cluster of a tier comes first: by weighted chance, or the least loaded."),
