@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,12 @@ from gateway.admin.caller import AdminCaller, CallFailed
 from gateway.admin.explain_page import explain_page
 from gateway.admin.explain_query import ExplainQuery, parse_draw, parse_header
 from gateway.admin.explain_text import explain_text
-from gateway.admin.given_state import BadState, read_state
+from gateway.admin.given_state import BadState, GivenState, read_state
+from gateway.config.check import with_files
 from gateway.config.fleet import fleet_of
 from gateway.config.loading import load
 from gateway.config.problems import ConfigError
+from gateway.core.model import Backend, Cluster
 from gateway.core.restoring import restored
 from gateway.telemetry.log_words import BadLine, explain_line
 
@@ -93,10 +96,23 @@ def run(args: argparse.Namespace) -> int:
 def _page_of_file(args: argparse.Namespace) -> dict[str, Any]:
     if args.admin is not None:
         raise _Misused("-c asks a file and --admin a running gateway: give one of them")
-    configured = fleet_of(load(args.config))
-    given = read_state(args.state, configured.clusters) if args.state is not None else ({}, {})
+    configured = fleet_of(with_files(load(args.config)))
+    given = GivenState({}, {})
+    if args.state is not None:
+        given = read_state(args.state, configured.clusters)
+        configured = configured._replace(
+            clusters=tuple(_with_found(cluster, given) for cluster in configured.clusters)
+        )
     fleet = restored(configured, *given, now_s=0.0)
     return explain_page(fleet.view, _query(args), 0.0)
+
+
+def _with_found(cluster: Cluster, given: GivenState) -> Cluster:
+    """The backends that discovery had found for the gateway whose page this is."""
+    if cluster.backends:
+        return cluster
+    found = [(id_, told) for id_, told in given.backends.items() if id_.startswith(f"{cluster.name}@")]
+    return replace(cluster, backends=tuple(Backend(id_, "", told.limit or 1) for id_, told in found))
 
 
 def _page_of_gateway(args: argparse.Namespace) -> dict[str, Any]:

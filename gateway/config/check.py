@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from gateway.config.discovered import Discovered, with_discovered
 from gateway.config.fleet import clusters_of
 from gateway.config.lints import Finding, Level, findings_of
-from gateway.config.loading import Loaded, load_whole
+from gateway.config.loading import Loaded, load_backends, load_whole
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.core.model import Cluster
@@ -29,14 +30,16 @@ def run(args: argparse.Namespace, more: MoreLints = lambda config: ()) -> int:
     """Checks the file `args.config`. Returns the exit code: 0 good, 1 warned and strict, 2 on errors."""
     try:
         loaded = load_whole(args.config, {})
-        config = loaded.config
+        config = with_files(loaded.config)
         findings = [*findings_of(config), *more(config)]
     except ConfigError as exc:
         for problem in exc.problems:
             _write_line(sys.stderr, str(problem))
         return BAD_CONFIG
     clusters = clusters_of(config)
-    _write_line(sys.stdout, f"ok: {summary_of(clusters)}")
+    found = ", ".join(c.name for c in config.clusters if c.discovery is not None and c.discovery.file is None)
+    later = f", and those that discovery finds for {found}" if found else ""
+    _write_line(sys.stdout, f"ok: {summary_of(clusters)}{later}")
     if sys.stdout.isatty():
         _show_table(config, clusters)
     _tell(findings, loaded)
@@ -48,6 +51,13 @@ def _tell(findings: Sequence[Finding], loaded: Loaded) -> None:
     told = [(loaded.problem(f.setting, f.message, f.fix), f) for f in findings]
     for problem, finding in sorted(told, key=lambda pair: pair[0].line):
         _write_line(sys.stderr, f"{finding.level}: {problem} [{finding.lint}]")
+
+
+def with_files(config: Config) -> Config:
+    """With the backends in files of `discovery`. Raises ConfigError."""
+    files = {c.name: c.discovery.file for c in config.clusters if c.discovery is not None}
+    found = {name: Discovered(load_backends(path)) for name, path in files.items() if path is not None}
+    return with_discovered(config, found)
 
 
 def summary_of(clusters: tuple[Cluster, ...]) -> str:

@@ -88,7 +88,9 @@ def single_cluster(config: Config) -> Iterator[Found]:
         ((at, cluster),) = serving.items()
         slots = sum(backend.limit for backend in cluster.backends)
         what = _what(rule, by_rule)
-        if len(cluster.backends) == 1:
+        if not cluster.backends:
+            message = f"{what} is served by this cluster only: there is nowhere to spill to"
+        elif len(cluster.backends) == 1:
             message = (
                 f"{what} has one backend in all: request {slots + 1} at a time is refused, and when it "
                 f"fails nobody can try again (retry.attempts: {config.retry.attempts} has no effect)"
@@ -110,8 +112,8 @@ def only_spot(config: Config) -> Iterator[Found]:
             what = _what(rule, by_rule)
             yield Found(
                 f"clusters[{next(iter(serving))}].tier",
-                f"all {slots} slots for {what} are in the tier {SPOT}: one preemption, announced 30 to 120 s "
-                "ahead, can take all of them",
+                f"all {slots or 'the'} slots for {what} are in the tier {SPOT}: one preemption, announced 30 "
+                "to 120 s ahead, can take all of them",
                 "add a cluster in another tier that serves it",
             )
 
@@ -145,7 +147,8 @@ def limit_above_batch(config: Config) -> Iterator[Found]:
             for number, backend in enumerate(cluster.backends)
             if backend.limit is not None
         ]
-        if cluster.limit is not None and any(backend.limit is None for backend in cluster.backends):
+        is_used = not cluster.backends or any(backend.limit is None for backend in cluster.backends)
+        if cluster.limit is not None and is_used:
             places.append((f"clusters[{at}].limit", cluster.limit))
         for setting, limit in places:
             if limit > MAX_BATCHED:
@@ -180,16 +183,17 @@ def listed_twice(config: Config) -> Iterator[Found]:
 
 def first_byte_below_prefill(config: Config) -> Iterator[Found]:
     """A long prompt would be taken for a hang, and be read again elsewhere."""
-    allowed_s = config.timeouts.first_byte_for_s(LONG_PROMPT_BYTES)
+    times = config.timeouts
+    allowed_s = times.first_byte_for_s(LONG_PROMPT_BYTES)
     needed_s = LONG_PROMPT_TOKENS * PREFILL_S_PER_TOKEN
     if allowed_s < needed_s:
         kib = LONG_PROMPT_BYTES // 1024
-        missing_s = (needed_s - config.timeouts.first_byte_s) / kib
+        missing_s = (needed_s - times.first_byte_s) / kib
         yield Found(
             "timeouts.first_byte",
             f"a prompt of {LONG_PROMPT_TOKENS // 1000} k tokens ({kib} KiB) takes an idle A100 "
-            f"{needed_s:.1f} s to read, and may take {allowed_s:.1f} s ({_shown(config.timeouts.first_byte_s)} + {kib} x "
-            f"{_shown(config.timeouts.first_byte_per_kib_s)})",
+            f"{needed_s:.1f} s to read, and may take {allowed_s:.1f} s ({_shown(times.first_byte_s)} + "
+            f"{kib} x {_shown(times.first_byte_per_kib_s)})",
             f"first_byte_per_kib: {max(missing_s * 2000, 1):.0f}ms leaves time for it, and as much again",
         )
 

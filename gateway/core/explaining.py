@@ -229,13 +229,13 @@ def passed_over(view: FleetView, model: str | None, taken: Candidate | None) -> 
     for tier in view.tiers:
         if taken is not None and tier == taken.tier:
             break
-        members = [
-            (cluster, state)
+        clusters = [
+            cluster
             for cluster in view.clusters.values()
             if cluster.cluster.tier == tier and match_model(cluster.cluster.models, model) is not None
-            for state in cluster.backends
         ]
-        counts = Counter(_why_not(state, cluster, view, model, is_behind) for cluster, state in members)
+        counts = Counter(_why_not(s, c, view, model, is_behind) for c in clusters for s in c.backends)
+        counts.update(Absence.EMPTY.value for c in clusters if not c.backends)
         if counts:
             parts.append(f"{tier}: " + ", ".join(f"{count} {why}" for why, count in counts.most_common()))
     return "; ".join(parts)

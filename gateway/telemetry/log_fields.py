@@ -142,7 +142,8 @@ FIELDS: tuple[LogField, ...] = (
         "absent when the preferred tier was tried first, or nothing was planned",
         "Why the tiers above the first attempt's did not serve, at that moment, in numbers of backends: "
         "`primary: 2 full, 1 ejected; backup: 1 drained`. Of a refused request, why no tier did. `full`: no "
-        "slot anywhere in the fleet, `down` that most of its cluster was not there; the others are as in "
+        "slot anywhere in the fleet, `down` that most of its cluster was not there, `empty` a cluster "
+        "without backends; the others are as in "
         "`spill_reason`.",
         is_optional=True,
     ),

@@ -209,6 +209,23 @@ def test_what_a_gateway_printed_gives_its_own_answer_back(
     assert [r["words"] for r in given["plan"]] == [r["words"] for r in live["plan"]]
 
 
+def test_a_page_brings_along_the_backends_that_discovery_had_found(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "fleet.json"
+    page.write_text(json.dumps(fleet_page(lived(config).view, 1.5)))
+    fixed = "backends: [http://10.0.0.1:8000, http://10.0.0.2:8000, http://10.0.0.3:8000]"
+    config.write_text(CONFIG.replace(fixed, "discovery: {file: found.yaml}"))
+    (tmp_path / "found.yaml").write_text("[http://10.0.0.3:8000]")
+    assert places(page_of(capsys, "-c", str(config), "--model", "llama-3")) == [HERE[2], THERE]
+    config.write_text(CONFIG.replace(fixed, "discovery: {dns: {name: e.example, port: 8000}}"))
+    idle = page_of(capsys, "-c", str(config), "--model", "llama-3")
+    assert (idle["taken"], idle["left_out"][0]["reason"]) == (THERE, "empty")
+    told = page_of(capsys, "-c", str(config), "--model", "llama-3", "--state", str(page))
+    assert {row["backend"]: row["reason"] for row in told["left_out"]}.keys() >= {HERE[0], HERE[1]}
+    assert HERE[2] in places(told)
+
+
 def test_what_does_not_go_together_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_now("--state", "x") == 2
     assert run_now("-c", str(config), "--admin", "http://127.0.0.1:1") == 2

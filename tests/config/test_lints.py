@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.cli import main
 from gateway.config.lints import LINTS, Finding, Level, findings_of
@@ -13,6 +14,7 @@ from gateway.config.loading import load, parse
 from gateway.sim.scenario_lints import LINT
 
 ROOT = Path(__file__).parents[2]
+CHART_EXAMPLES = sorted((ROOT / "helm" / "examples").glob("*.yaml"))
 TWO = """\
 clusters:
   - {name: a, limit: 8, backends: [http://a:1, http://a:2]}
@@ -147,6 +149,14 @@ def test_one_cluster_for_a_model_is_a_note() -> None:
     )
 
 
+def test_backends_that_are_not_known_yet_are_not_counted() -> None:
+    finding, note = found(
+        "clusters: [{name: a, limit: 300, discovery: {dns: {name: e.example, port: 8000}}}]"
+    )[::-1]
+    assert (finding.lint, finding.setting) == ("limit-above-batch", "clusters[0].limit")
+    assert note.message == "any model is served by this cluster only: there is nowhere to spill to"
+
+
 def test_a_fix_that_is_followed_ends_the_finding() -> None:
     assert found("timeouts: {first_byte: 5s, first_byte_per_kib: 18ms}\n" + TWO) == []
     assert found("timeouts: {total: 60s}\ndrain_timeout: 1m\nretry: {attempts: 1}\n" + TWO) == []
@@ -201,6 +211,18 @@ def test_a_scenario_says_which_engine_runs_how_many(
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_no_example_is_warned_about(path: Path) -> None:
     assert [f for f in findings_of(load(path)) if f.level is Level.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "helm" / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_no_example_of_the_chart_is_warned_about(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())["config"]
+    config.setdefault("drain_timeout", config.get("timeouts", {}).get("total", "10m"))  # as the chart has it
+    for cluster in config["clusters"]:
+        cluster.pop("auth", None)  # its secrets are not here
+    warned = findings_of(parse(yaml.safe_dump(config), path.name, "."))
+    assert [finding for finding in warned if finding.level is Level.WARNING] == []
 
 
 def test_the_guide_names_every_lint() -> None:

@@ -192,6 +192,11 @@ def test_a_cluster_that_is_down_is_passed_over_until_all_others_are_full() -> No
     assert passed_over(fleet.view, None, plan(fleet).candidates[0]) == "primary: 2 ejected, 1 down"
 
 
+def test_a_cluster_without_backends_is_named_too() -> None:
+    fleet = fleet_with(Cluster("bare", "primary", ()), cluster_of("b", ("b", 1), tier="backup"))
+    assert over(fleet, "b") == "primary: 1 empty"
+
+
 def test_remembering_is_forgotten_with_time_and_bounded() -> None:
     fleet = Fleet()
     tell(fleet, FleetConfigured((cluster_of("x", ("a", 1)),), TIERS), Drained("a", 5.0))
