@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
@@ -101,6 +101,12 @@ class StateStore(Protocol):
         A backend not named gives no more leases; those out stay good.
         """
 
+    def watch(self, on_room: Callable[[str], None]) -> None:
+        """`on_room` is told a backend's id whenever this gateway may lease a slot of it that it could not.
+
+        It is told inside `release` and the like: whoever waits can take the slot before anybody else asks.
+        """
+
     def lease_now(self, plan: Plan) -> Lease | None:
         """The lease that `lease` would give, if this gateway knows that without asking anybody."""
 
@@ -118,6 +124,21 @@ class StateStore(Protocol):
 
     def leases_held(self, backend_id: str) -> int:
         """Slots of `backend_id` that this gateway holds now."""
+
+
+HoldOutcome = Literal["served", "spilled", "timed_out", "left"]
+
+
+class Held(NamedTuple):
+    """A request that waited for a slot: of which tier, for how many seconds in all, and how that ended.
+
+    It got one there (served) or in another tier (spilled), none at all (timed_out), or did not wait for the
+    end (left): its client went away, its deadline passed, or the gateway ended.
+    """
+
+    tier: str
+    seconds: float
+    outcome: HoldOutcome
 
 
 class Retry(NamedTuple):
@@ -174,6 +195,7 @@ class RequestRecord:
     retries: tuple[Retry, ...] = ()
     denied_retry: Retry | None = None
     hedge: Hedged | None = None
+    held: Held | None = None
 
 
 class Telemetry(Protocol):

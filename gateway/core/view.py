@@ -96,6 +96,10 @@ class BackendState:
         until_s = now_s + min(max(asked_s, MIN_FULL_S), MAX_FULL_S)
         self._full_until_s = max(self._full_until_s, until_s)
 
+    def says_full(self, now_s: float) -> bool:
+        """By its own word, whatever its limit."""
+        return now_s < self._full_until_s
+
     def settle(self, settings: BreakerSettings, now_s: float) -> bool:
         """Works out the effective limit and weight; True when one of them has changed.
 
@@ -228,6 +232,7 @@ class FleetView:
         self.clusters: dict[str, ClusterState] = {}
         self.backends: dict[str, BackendState] = {}
         self.cluster_policy = CLUSTER_POLICIES["weight"]
+        self.version = 0  # another one when who may serve has changed
         self._serving: dict[str | None, Serving] = {}
 
     def serving(self, model: str | None) -> Serving | None:
@@ -275,6 +280,7 @@ class FleetView:
 
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
+        self.version += 1
         self._serving.clear()
 
     def _work_out_serving(self, model: str | None) -> Serving | None:

@@ -103,7 +103,7 @@ class Exchange:
             else:
                 now_s = plane.clock()
                 plan = self._make_plan(now_s)
-                lease = plane.store.lease_now(plan)
+                lease = self.route.lease_now(plan)
                 if lease is not None:
                     self._try(lease, now_s)
                 else:
@@ -143,7 +143,8 @@ class Exchange:
                 self._make_do(reason)
                 return
             model = self.record.model
-            raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
+            why = ShedReason.QUEUE_TIMEOUT if self.route.held_s else ShedReason.NO_CAPACITY
+            raise shed(why, model, self._plane.view.retry_after_s(model))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -257,7 +258,7 @@ class Exchange:
             self._go_on_with(attempt, loser)
         record.status = head.status
         record.ttft_s = now_s - record.started_s
-        record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        record.overhead_s = record.ttft_s - self._waited_s - self.route.held_s - (now_s - attempt.began_s)
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
@@ -390,6 +391,7 @@ class Exchange:
     def _stop_waiting(self) -> None:
         """Cancelled, the store leaves no slot taken."""
         if self._task is not None:
+            self.route.stop_waiting()
             self._task.cancel()
             self._task = None
 

@@ -23,6 +23,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
+from gateway.proxy.waiting_room import WaitingRoom
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
+        self.waiting = WaitingRoom(self.loop, self.view, self.store, self.clock)
+        self.holding = self.waiting.holding
         self.extra = ExtraAttempts()
         self.settings.set_budget(self.extra)
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
@@ -132,6 +135,7 @@ class DataPlane:
 
     async def close(self) -> None:
         self._sweeper.cancel()
+        self.waiting.close()
         for server in self._servers:
             server.close()
         for connection in tuple(self._connections):

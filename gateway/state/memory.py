@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
@@ -19,6 +19,7 @@ class MemoryStore:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
         self._probed: set[str] = set()  # whose one probe permit is out
+        self._on_room: Callable[[str], None] | None = None
 
     async def start(self) -> None:
         pass
@@ -40,6 +41,12 @@ class MemoryStore:
 
     def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
         self._limits = {id_: min(limit, caps.get(id_, limit)) for id_, limit in limits.items()}
+        if self._on_room is not None:
+            for backend_id in limits:
+                self._on_room(backend_id)
+
+    def watch(self, on_room: Callable[[str], None]) -> None:
+        self._on_room = on_room
 
     def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits
@@ -70,6 +77,8 @@ class MemoryStore:
             self._held[backend_id] = left
         else:
             del self._held[backend_id]
+        if self._on_room is not None:
+            self._on_room(backend_id)
 
     def leases_held(self, backend_id: str) -> int:
         return self._held.get(backend_id, 0)

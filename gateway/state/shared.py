@@ -118,6 +118,7 @@ class SharedStore:
         self._drains = DrainMarks()
         self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
+        self._on_room: Callable[[str], None] | None = None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
@@ -132,6 +133,9 @@ class SharedStore:
         self._trouble = ""
 
     # --- StateStore: the request path ----------------------------------------------------------------
+
+    def watch(self, on_room: Callable[[str], None]) -> None:
+        self._on_room = on_room
 
     def lease_now(self, plan: Plan) -> Lease | None:
         candidate = self._book.take(plan.candidates, self._clock())
@@ -224,7 +228,10 @@ class SharedStore:
             raise
 
     def _give_back(self, candidate: Candidate) -> None:
-        if self._book.give_back(candidate, self._clock()):
+        is_urgent = self._book.give_back(candidate, self._clock())
+        if self._on_room is not None:
+            self._on_room(candidate.backend.id)
+        if is_urgent:
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:

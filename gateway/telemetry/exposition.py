@@ -36,6 +36,7 @@ class GaugeSources:
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    waiting: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
 
 
@@ -66,6 +67,7 @@ class Exposition(Collector):
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
+        yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
 
@@ -88,6 +90,7 @@ class Exposition(Collector):
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
+        yield histogram(catalogue.HOLD, self._metrics.holds)
 
     def _backend_gauges(self) -> Iterator[Metric]:
         states = {

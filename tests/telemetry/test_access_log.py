@@ -68,6 +68,7 @@ def test_a_line_tells_the_whole_request(record: Record) -> None:
         "ttft_ms": 40.0,
         "duration_ms": 300.0,
         "overhead_ms": 0.15,
+        "queue_ms": 0.0,
         "bytes_in": 700,
         "bytes_out": 500,
     }
