@@ -143,7 +143,7 @@ class Exchange:
                 self._make_do(reason)
                 return
             model = self.record.model
-            why = ShedReason.QUEUE_TIMEOUT if self.route.held_s else ShedReason.NO_CAPACITY
+            why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
             raise shed(why, model, self._plane.view.retry_after_s(model))
         except Refusal as refusal:
             self._refuse(refusal)

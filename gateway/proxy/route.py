@@ -136,7 +136,7 @@ class Route(Journey):
         plane, room = self._plane, self._plane.waiting
         while True:
             best, rest = best_tier(plan)
-            if not self._is_hold_over and (lease := await self._lease_unwanted(best)) is not None:
+            if not self.is_hold_over and (lease := await self._lease_unwanted(best)) is not None:
                 return lease
             offered = await self._lease_unwanted(rest)
             now_s = plane.clock()
@@ -145,7 +145,7 @@ class Route(Journey):
             is_wide = offered is None
             wanted = plan.candidates if is_wide else best
             waiter = LiveWaiter(wanted, self._hold_until_s, self.facts, is_wide=is_wide)
-            if self._is_hold_over or room.holding.choose(waiter, rules, now_s) is not Choice.HOLD:
+            if self.is_hold_over or room.holding.choose(waiter, rules, now_s) is not Choice.HOLD:
                 return offered
             if offered is not None:
                 plane.store.release(offered)
@@ -162,7 +162,8 @@ class Route(Journey):
         return await self._plane.store.lease(Plan(unwanted, "")) if unwanted else None
 
     @property
-    def _is_hold_over(self) -> bool:
+    def is_hold_over(self) -> bool:
+        """It has waited as long as it may."""
         return self._hold_until_s is not None and self._plane.clock() >= self._hold_until_s
 
     def stop_waiting(self) -> None:

@@ -107,7 +107,8 @@ class Exchange:
         if (reason := failed or self._failed) is not None:
             self._make_do(reason)
         else:
-            self._refuse(ShedReason.QUEUE_TIMEOUT if self.held_s else ShedReason.NO_CAPACITY)
+            is_hold_over = self.hold_until_s is not None and gateway.now_s >= self.hold_until_s
+            self._refuse(ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY)
 
     def _lease(self, plan: Plan) -> Lease | None:
         gateway = self._gateway
