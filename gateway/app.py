@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
+from typing import TYPE_CHECKING
 
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
@@ -47,6 +48,7 @@ from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
 from gateway.proxy.server_tls import ServerTls
+from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
 from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.memory import MemoryStore
@@ -54,6 +56,9 @@ from gateway.telemetry.access_log import open_access_log
 from gateway.telemetry.exposition import Exposition, GaugeSources
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import SpanSink
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +72,15 @@ class Gateway:
         self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
-        self._metrics = Metrics()
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
+        self._metrics = Metrics(wall_clock)
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
         self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
         self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
         self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
+        self._spans = _open_spans(config, wall_clock)
         draw = _uniform_draws()
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
         self._tls = ServerTls(config.tls) if config.tls is not None else None
@@ -88,9 +94,10 @@ class Gateway:
                 view=self._fleet.view,
                 apply=self.apply,
                 store=self._store,
-                telemetry=Observer(self._metrics, self._access_log),
+                telemetry=Observer(self._metrics, self._access_log, self._spans),
                 clock=self._clock,
                 draw=draw,
+                tracing=_tracing(config, draw),
             ),
         )
         self._health = HealthChecks(
@@ -250,6 +257,8 @@ class Gateway:
         await self._admin.stop()
         if self._access_log is not None:
             self._access_log.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     def _tick(self) -> None:
         self.apply(Ticked(getrandbits(64)))
@@ -297,7 +306,7 @@ class Gateway:
         return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
-        access_log = self._access_log
+        access_log, spans = self._access_log, self._spans
         exposition = Exposition(
             self._metrics,
             GaugeSources(
@@ -310,6 +319,7 @@ class Gateway:
                 config_status=self.config_status,
                 waiting=lambda: self._plane.holding.count,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
+                spans_dropped=lambda: spans.dropped if spans is not None else 0,
             ),
         )
         return AdminServer(
@@ -358,6 +368,34 @@ def _uniform_draws() -> Callable[[], int]:
 
 def _picture_of(config: Config) -> FleetConfigured:
     return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+
+
+class TracingMissing(OSError):
+    """The configuration wants traces, and what sends them is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("`tracing` needs OpenTelemetry: pip install 'spillway[tracing]'")
+
+
+def _open_spans(config: Config, wall_clock: Callable[[], float]) -> SpanSink | None:
+    if config.tracing is None:
+        return None
+    try:
+        # Only here: an extra, and memory that a gateway without traces need not pay for.
+        from gateway.telemetry.spans import Collector, open_spans
+    except ImportError as exc:
+        raise TracingMissing from exc
+    tracing = config.tracing
+    headers = {header.name: header.secret.reveal() for header in tracing.headers if header.secret}
+    collector = Collector(tracing.traces_url, tracing.service_name, tracing.max_queue, headers)
+    return open_spans(collector, wall_clock)
+
+
+def _tracing(config: Config, draw: Callable[[], int]) -> TraceContexts | None:
+    settings = config.tracing
+    if settings is None:
+        return None
+    return TraceContexts(draw, settings.sample_ratio, settings.follow_client)
 
 
 def _raise_file_limit() -> None:

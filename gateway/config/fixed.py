@@ -16,6 +16,7 @@ _FIXED: dict[str, Callable[[Config], object]] = {
     "state.url": lambda config: config.state.url,
     "state.fleet": lambda config: config.state.fleet,
     "access_log": lambda config: config.access_log,
+    "tracing": lambda config: config.tracing,
     # Renewed certificates are taken over; a port that speaks TLS can't begin to speak without, nor back.
     "tls": lambda config: config.tls is None,
 }

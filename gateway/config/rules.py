@@ -15,6 +15,7 @@ from gateway.config.schema import (
     Config,
     DownstreamTlsConfig,
     EngineMetricsConfig,
+    ExportHeaderConfig,
     HealthConfig,
     StateConfig,
     SyntheticConfig,
@@ -49,6 +50,13 @@ def check_auth(auth: AuthConfig, report: Report) -> None:
     given = auth.secret or auth.pass_client
     if not given and not any(report.has_problem(auth, key) for key in ("value", "value_file", "pass_client")):
         report.complain(auth, "", "has no effect", "give value_file or value, or set pass_client: true")
+
+
+def check_export_header(header: ExportHeaderConfig, report: Report) -> None:
+    if header.value and header.value_from_file:
+        report.complain(header, "value", "must not stand beside value_file", "keep one of them")
+    if not header.secret and not any(report.has_problem(header, key) for key in ("value", "value_file")):
+        report.complain(header, "", "has no value", "give value_file or value")
 
 
 def check_state(state: StateConfig, report: Report) -> None:
@@ -167,6 +175,7 @@ RULES: dict[type, Rule] = {
     DownstreamTlsConfig: check_downstream_tls,
     StateConfig: check_state,
     EngineMetricsConfig: check_engine_metrics,
+    ExportHeaderConfig: check_export_header,
     HealthConfig: check_health,
     SyntheticConfig: _check_timeout,
     UpstreamTlsConfig: check_upstream_tls,

@@ -236,6 +236,63 @@ class BreakerConfig(Section, frozen=True, kw_only=True):
     ] = field(default=30.0, name="slow_start")
 
 
+class ExportHeaderConfig(Section, frozen=True, kw_only=True):
+    """A header that the collector wants."""
+
+    name: Annotated[str, _kind("header_name", "Its name, such as `Authorization`.")]
+    value: Annotated[Secret | None, _kind("secret", "Its whole value; best from the environment.")] = None
+    value_from_file: Annotated[
+        Secret | None, _kind("secret_file", "File with its whole value, in place of `value`.")
+    ] = field(default=None, name="value_file")
+
+    @property
+    def secret(self) -> Secret | None:
+        """The value, whichever way it was given."""
+        return self.value or self.value_from_file
+
+
+class TracingConfig(Section, frozen=True, kw_only=True):
+    """Traces to an OpenTelemetry collector, by OTLP over HTTP. Absent: off. Needs the extra `tracing`."""
+
+    endpoint: Annotated[
+        BackendUrl,
+        _kind("backend_url", "The collector's URL; without a path `/v1/traces` is asked, as usual."),
+    ]
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of the requests that are recorded, drawn here.",
+            extra={"kind": "number"},
+        ),
+    ] = 0.1
+    follow_client: Annotated[
+        bool,
+        Meta(
+            description="Of requests with a `traceparent`, record those that the client marks as sampled, "
+            "and no other. Only for clients that may decide it: they fill the collector."
+        ),
+    ] = False
+    service_name: Annotated[Name, Meta(description="`service.name` of the spans.")] = "spillway"
+    max_queue: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Spans that wait for the collector at most; more are dropped and counted.",
+        ),
+    ] = 8192
+    headers: Annotated[
+        tuple[ExportHeaderConfig, ...], Meta(description="Sent to the collector with every batch.")
+    ] = ()
+
+    @property
+    def traces_url(self) -> str:
+        """The whole URL that spans are sent to."""
+        return str(self.endpoint) + ("" if self.endpoint.prefix else "/v1/traces")
+
+
 class PoolConfig(Section, frozen=True, kw_only=True):
     """Idle connections kept to each backend."""
 
@@ -472,6 +529,7 @@ class Config(Section, frozen=True, kw_only=True):
     retry: RetryConfig = RetryConfig()
     hedge: HedgeConfig | None = None
     breaker: BreakerConfig = BreakerConfig()
+    tracing: TracingConfig | None = None
     pool: PoolConfig = PoolConfig()
     watch: Annotated[
         bool,

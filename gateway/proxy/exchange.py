@@ -27,6 +27,7 @@ from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
 from gateway.proxy.route import Route
+from gateway.proxy.tracing import upstream_lines
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
@@ -88,6 +89,8 @@ class Exchange:
             received_s,
         )
         record.bytes_in = len(self._body)
+        if plane.tracing is not None:
+            record.trace = plane.tracing.begin(head.forward if head is not None else b"")
 
     # --- the way to a backend ------------------------------------------------------------------------
 
@@ -172,7 +175,11 @@ class Exchange:
         self.record.attempts += 1
         route = self.route
         route.tried += (lease.candidate,)
-        return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
+        plane, trace = self._plane, self.record.trace
+        attempt = Attempt(plane, self, lease, now_s, route.facts.body_bytes)
+        if trace is not None and plane.tracing is not None:
+            attempt.trace = plane.tracing.attempt(trace, lease.candidate, now_s)
+        return attempt
 
     def send(self, attempt: Attempt) -> None:
         """Raises Refusal."""
@@ -186,7 +193,10 @@ class Exchange:
         target = head.target
         if candidate.upstream_model is not None:
             target, body = bodies.with_model(head, endpoint, body, candidate.upstream_model)
-        attempt.begin(pool, answers.request_head(head, target, pool, self, len(body)), body)
+        trace, forward = self.record.trace, head.forward
+        if trace is not None and attempt.trace is not None:
+            forward = upstream_lines(trace, attempt.trace)
+        attempt.begin(pool, answers.request_head(head, forward, target, pool, self, len(body)), body)
 
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 

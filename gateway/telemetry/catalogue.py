@@ -223,6 +223,12 @@ ACCESS_LOG_DROPPED = MetricSpec(
     (),
     "Access-log lines lost because the sink was too slow, full or broken.",
 )
+SPANS_DROPPED = MetricSpec(
+    "spans_dropped_total",
+    "counter",
+    (),
+    "Spans that no collector got: too many waited, or it refused them or did not answer.",
+)
 TELEMETRY_FAILURES = MetricSpec(
     "telemetry_failures_total",
     "counter",
@@ -299,6 +305,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
+    SPANS_DROPPED,
     TELEMETRY_FAILURES,
     CONFIG_GENERATION,
     CONFIG_IS_NEWEST,
@@ -320,7 +327,9 @@ _INTRODUCTION = """\
 
 `GET /metrics` on the admin port, in the Prometheus text format, or OpenMetrics when `Accept` asks for it.
 Label values come from the configuration, never from clients; a metric that would pass its bound of series
-counts further ones under `other`. Beside these come the usual `process_*` metrics.
+counts further ones under `other`. Beside these come the usual `process_*` metrics. With
+[`tracing`](how-to/trace-requests.md) the OpenMetrics form shows, beside each bucket of
+`spillway_ttft_seconds` and `spillway_duration_seconds`, the trace id of the last recorded request in it.
 
 With `workers` above 1 the admin port shows all workers as one; the column "workers" says how. What a worker
 that has died had counted when it was last scraped stays in the sums; what it counted after that is lost.

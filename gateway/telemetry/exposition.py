@@ -37,6 +37,7 @@ class GaugeSources:
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     waiting: Callable[[], int] = _zero
+    spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
 
 
@@ -82,6 +83,7 @@ class Exposition(Collector):
         yield counter(catalogue.HEDGES, metrics.hedges)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
+        yield counter(catalogue.SPANS_DROPPED, {(): self._sources.spans_dropped()})
         yield counter(catalogue.TELEMETRY_FAILURES, {(): metrics.failures})
 
     def _histograms(self) -> Iterator[Metric]:

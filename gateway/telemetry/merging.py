@@ -1,4 +1,4 @@
-"""The metrics of all workers as one: texts of their /metrics in, one set of families out.
+"""The metrics of all workers as one: texts of their /metrics in, in either form, one set of families out.
 
 Invariant: no counter and no histogram ever goes backwards. What a worker has counted stays, when it does not
 answer and when it has died, as of the last time it was heard.
@@ -11,7 +11,9 @@ from operator import add
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Exemplar, Sample
 
 from gateway.ports import ConfigStatus
 from gateway.telemetry import catalogue
@@ -32,6 +34,7 @@ class _Family:
     def __init__(self, like: Metric) -> None:
         self.name, self.documentation, self.kind = like.name, like.documentation, like.type
         self.values: dict[Series, float] = {}
+        self.exemplars: dict[Series, Exemplar] = {}
 
     @property
     def is_cumulative(self) -> bool:
@@ -43,10 +46,20 @@ class _Family:
             known = self.values.get(series)
             self.values[series] = value if known is None else combine(known, value)
 
+    def take_exemplars(self, metric: Metric) -> None:
+        """The latest of each series stays."""
+        for sample in metric.samples:
+            if sample.exemplar is not None:
+                series = _series(sample)
+                known = self.exemplars.get(series)
+                if known is None or _at_s(known) <= _at_s(sample.exemplar):
+                    self.exemplars[series] = sample.exemplar
+
     def metric(self) -> Metric:
         metric = Metric(self.name, self.documentation, self.kind)
-        for (name, labels), value in self.values.items():
-            metric.add_sample(name, dict(labels), value)
+        for series, value in self.values.items():
+            name, labels = series
+            metric.add_sample(name, dict(labels), value, exemplar=self.exemplars.get(series))
         return metric
 
 
@@ -59,7 +72,9 @@ class _Picture:
     def take(self, like: Metric, values: Mapping[Series, float], across: Across) -> None:
         if like.name not in self.families:
             self.families[like.name] = _Family(like)
-        self.families[like.name].take(values, across)
+        family = self.families[like.name]
+        family.take(values, across)
+        family.take_exemplars(like)
 
     def add(self, other: _Picture) -> None:
         """Everything of `other`, by each metric's own rule."""
@@ -110,7 +125,8 @@ class WorkerMetrics:
     def _hear(self, worker: int, text: str, now: _Picture) -> None:
         """Gauges hold for now; what only grows is kept, whichever of two scrapes that cross comes last."""
         counted = self._counted.get(worker)
-        for metric in text_string_to_metric_families(text):
+        parse = parse_openmetrics if text.endswith("# EOF\n") else text_string_to_metric_families
+        for metric in parse(text):
             if metric.type not in _CUMULATIVE:
                 now.take(metric, _values(metric), _across(metric.name))
             elif counted is not None:
@@ -123,7 +139,15 @@ class WorkerMetrics:
 
 
 def _values(metric: Metric) -> dict[Series, float]:
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in metric.samples}
+    return {_series(sample): sample.value for sample in metric.samples}
+
+
+def _series(sample: Sample) -> Series:
+    return sample.name, tuple(sorted(sample.labels.items()))
+
+
+def _at_s(exemplar: Exemplar) -> float:
+    return float(exemplar.timestamp or 0.0)
 
 
 def _across(name: str) -> Across:

@@ -1,4 +1,4 @@
-"""Requests that wait for a slot: served in order, gone at once when their client is, planned anew when it fails."""
+"""Requests that wait for a slot: served in order, gone at once with their client, planned anew."""
 
 from __future__ import annotations
 
