@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
@@ -71,6 +71,27 @@ class ConfigStatus:
 NO_CAPS: Mapping[str, int] = {}
 
 
+class Want(NamedTuple):
+    """So many requests are `waiting` here for a slot of any of `backend_ids`, the first since `since_s`."""
+
+    backend_ids: tuple[str, ...]
+    waiting: int
+    since_s: float
+
+
+class RoomWatcher(Protocol):
+    """Who waits for slots."""
+
+    def on_room(self, backend_id: str) -> None:
+        """This gateway may now lease a slot of it, by `lease_now`, that it could not before.
+
+        Told inside `release` and the like: whoever waits can take the slot before anybody else asks.
+        """
+
+    def wants(self) -> Sequence[Want]:
+        """Those who wait now, the longest wait first."""
+
+
 class StateStore(Protocol):
     """Arbitrates slots. Every adapter passes tests/contract unchanged.
 
@@ -101,11 +122,11 @@ class StateStore(Protocol):
         A backend not named gives no more leases; those out stay good.
         """
 
-    def watch(self, on_room: Callable[[str], None]) -> None:
-        """`on_room` is told a backend's id whenever this gateway may lease a slot of it that it could not.
+    def watch(self, watcher: RoomWatcher) -> None:
+        """Who is to be told of slots that come free, and asked who waits for them. To be called once."""
 
-        It is told inside `release` and the like: whoever waits can take the slot before anybody else asks.
-        """
+    def wants_changed(self) -> None:
+        """Somebody has begun to wait: the fleet should hear of it soon."""
 
     def lease_now(self, plan: Plan) -> Lease | None:
         """The lease that `lease` would give, if this gateway knows that without asking anybody."""

@@ -13,7 +13,7 @@ from gateway.core.fleet import FleetView
 from gateway.core.holding import Holding, Waiter, best_tier, waitable
 from gateway.core.model import Candidate, Plan, RequestFacts, Shed
 from gateway.core.routing import plan_route
-from gateway.ports import Clock, Lease, StateStore
+from gateway.ports import Clock, Lease, StateStore, Want
 
 Woken = asyncio.Future[Lease | None]
 
@@ -46,12 +46,13 @@ class WaitingRoom:
         self._seen_version = view.version
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = float("inf")
-        store.watch(self.on_room)
+        store.watch(self)
 
     async def wait(self, waiter: LiveWaiter) -> Lease | None:
         """A lease, or None: its time is over, or it should be planned anew. Cancelled, it leaves nothing."""
         waiter.woken = self._loop.create_future()
         self.holding.join(waiter, self._clock())
+        self._store.wants_changed()
         self._set_timer(waiter.until_s)
         try:
             return await waiter.woken
@@ -80,6 +81,13 @@ class WaitingRoom:
             assert isinstance(waiter, LiveWaiter)
             holding.leave(waiter, self._clock(), was_served=True)
             waiter.woken.set_result(lease)
+
+    def wants(self) -> list[Want]:
+        """For the store: those of each queue."""
+        if not self.holding.count:
+            return []
+        standing = [Want(tuple(ids), count, since_s) for ids, count, since_s in self.holding.standing()]
+        return sorted(standing, key=lambda want: want.since_s)
 
     def review(self) -> None:
         """To be called when the fleet may have changed: whose plan is another one now is planned anew."""

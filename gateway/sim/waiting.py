@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.core.holding import Choice, Holding, Waiter, best_tier, waitable
 from gateway.core.model import Candidate, Plan, Shed
 from gateway.core.routing import plan_route
-from gateway.ports import Lease
+from gateway.ports import Lease, Want
 
 if TYPE_CHECKING:
     from gateway.sim.exchange import Exchange
@@ -35,7 +35,7 @@ class SimWaitingRoom:
         self._gateway = gateway
         self.holding = Holding(gateway.fleet.view)
         self._seen_version = 0
-        gateway.store.watch(self.on_room)
+        gateway.store.watch(self)
 
     def lease_now(self, plan: Plan) -> Lease | None:
         """As Route.lease_now has it."""
@@ -87,6 +87,9 @@ class SimWaitingRoom:
                 return
             holding.leave(waiter, gateway.now_s, was_served=True)
             self._wake(waiter, lease)
+
+    def wants(self) -> tuple[Want, ...]:
+        return ()  # a memory store tells nobody
 
     def review(self) -> None:
         """Whose plan is another one since the fleet has changed is planned anew."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
-from gateway.ports import NO_CAPS, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Lease, RoomWatcher, StoreHealth
 
 
 class MemoryStore:
@@ -19,7 +19,7 @@ class MemoryStore:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
         self._probed: set[str] = set()  # whose one probe permit is out
-        self._on_room: Callable[[str], None] | None = None
+        self._watcher: RoomWatcher | None = None
 
     async def start(self) -> None:
         pass
@@ -41,12 +41,15 @@ class MemoryStore:
 
     def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
         self._limits = {id_: min(limit, caps.get(id_, limit)) for id_, limit in limits.items()}
-        if self._on_room is not None:
+        if self._watcher is not None:
             for backend_id in limits:
-                self._on_room(backend_id)
+                self._watcher.on_room(backend_id)
 
-    def watch(self, on_room: Callable[[str], None]) -> None:
-        self._on_room = on_room
+    def watch(self, watcher: RoomWatcher) -> None:
+        self._watcher = watcher
+
+    def wants_changed(self) -> None:
+        pass  # there is nobody else who could have a slot
 
     def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits
@@ -77,8 +80,8 @@ class MemoryStore:
             self._held[backend_id] = left
         else:
             del self._held[backend_id]
-        if self._on_room is not None:
-            self._on_room(backend_id)
+        if self._watcher is not None:
+            self._watcher.on_room(backend_id)
 
     def leases_held(self, backend_id: str) -> int:
         return self._held.get(backend_id, 0)
