@@ -76,7 +76,7 @@ def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
     lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: %d\r\nx-spillway-overhead-ms: %.2f\r\n" % (
         _place_lines(candidate.cluster, candidate.tier, candidate.backend.id),
         record.attempts,
-        exchange.route.held_s * 1000,
+        0 if record.held is None else record.held.seconds * 1000,
         record.overhead_s * 1000,
     )
     if candidate.tier != record.preferred_tier:

@@ -268,7 +268,9 @@ class Exchange:
             self._go_on_with(attempt, loser)
         record.status = head.status
         record.ttft_s = now_s - record.started_s
-        record.overhead_s = record.ttft_s - self._waited_s - self.route.held_s - (now_s - attempt.began_s)
+        record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        if record.held is not None:
+            record.overhead_s -= record.held.seconds
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:

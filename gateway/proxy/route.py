@@ -22,13 +22,10 @@ class Route(Journey):
     """Where one request may go, until when, and what is asked before each attempt."""
 
     __slots__ = (
-        "_hold",
-        "_hold_until_s",
         "_plane",
         "_record",
-        "_waiter",
-        "_wanted_tier",
-        "held_s",
+        "_rules",
+        "_wait",
         "is_own_deadline",
     )
 
@@ -39,11 +36,8 @@ class Route(Journey):
         super().__init__(facts, plane.view, plane.extra, settings.retry.attempts, total_deadline_s)
         self._plane = plane
         self._record = record
-        self._hold = settings.hold
-        self._hold_until_s: float | None = None
-        self._waiter: LiveWaiter | None = None
-        self._wanted_tier = ""  # of the last wait
-        self.held_s = 0.0
+        self._rules = settings.hold
+        self._wait: _Wait | None = None  # of those few that have thought of it
         self.is_own_deadline = False  # the client's, not the gateway's
 
     def heed_deadline(self, head: RequestHead, now_s: float) -> None:
@@ -86,7 +80,7 @@ class Route(Journey):
         if plane.holding.count:
             return None
         lease = plane.store.lease_now(plan)
-        if lease is None or self._hold is None or lease.candidate.tier == plan.candidates[0].tier:
+        if lease is None or self._rules is None or lease.candidate.tier == plan.candidates[0].tier:
             return lease
         plane.store.release(lease)
         return None
@@ -97,14 +91,7 @@ class Route(Journey):
         try:
             lease = await self._lease(plan, failed)
         finally:
-            if self.held_s:
-                self._note_hold(
-                    "timed_out"
-                    if lease is None
-                    else "served"
-                    if lease.candidate.tier == self._wanted_tier
-                    else "spilled"
-                )
+            self._note_hold(lease)
         return lease
 
     async def _lease(self, plan: Plan | None, failed: Reason | None) -> Lease | None:
@@ -115,8 +102,8 @@ class Route(Journey):
                 plan = self._not_shed(anew) if anew is not None else None
             if plan is None:
                 return None
-            if self._hold is not None and not self.tried:
-                lease = await self._lease_or_hold(plan, self._hold)
+            if self._rules is not None and not self.tried:
+                lease = await self._lease_or_hold(plan, self._rules)
             else:
                 # A second attempt has waited enough: it takes what there is.
                 lease = await plane.store.lease(plan)
@@ -127,6 +114,8 @@ class Route(Journey):
             plane.store.release(lease)
             plan = None
         return None
+
+    # --- waiting for a slot --------------------------------------------------------------------------
 
     async def _lease_or_hold(self, plan: Plan, rules: HoldRules) -> Lease | None:
         """The first attempt's: of the best tier, at once or after a wait; else what there is. Raises Refusal.
@@ -140,18 +129,18 @@ class Route(Journey):
                 return lease
             offered = await self._lease_unwanted(rest)
             now_s = plane.clock()
-            if self._hold_until_s is None:
-                self._hold_until_s = min(now_s + rules.max_wait_s, self.deadline_s)
-            is_wide = offered is None
+            if self._wait is None:
+                self._wait = _Wait(min(now_s + rules.max_wait_s, self.deadline_s))
+            wait, is_wide = self._wait, offered is None
             wanted = plan.candidates if is_wide else best
-            waiter = LiveWaiter(wanted, self._hold_until_s, self.facts, is_wide=is_wide)
+            waiter = LiveWaiter(wanted, wait.until_s, self.facts, is_wide=is_wide)
             if self.is_hold_over or room.holding.choose(waiter, rules, now_s) is not Choice.HOLD:
                 return offered
             if offered is not None:
                 plane.store.release(offered)
-            self._waiter, self._wanted_tier = waiter, best[0].tier
+            wait.waiter, wait.tier = waiter, best[0].tier
             lease = await room.wait(waiter)
-            self._end_wait()
+            wait.ended(plane.clock())
             if lease is not None:
                 return lease
             plan = self._not_shed(self.plan_first(plane.clock()))
@@ -164,23 +153,42 @@ class Route(Journey):
     @property
     def is_hold_over(self) -> bool:
         """It has waited as long as it may."""
-        return self._hold_until_s is not None and self._plane.clock() >= self._hold_until_s
+        return self._wait is not None and self._plane.clock() >= self._wait.until_s
 
     def stop_waiting(self) -> None:
         """The request is gone: so is its place in the queue, at once."""
-        waiter = self._waiter
-        if waiter is not None:
-            self._end_wait()
+        wait = self._wait
+        if wait is None:
+            return
+        if (waiter := wait.waiter) is not None:
+            wait.ended(self._plane.clock())
             self._plane.waiting.leave(waiter)
-        if self.held_s:
-            self._note_hold("left")
+        if wait.held_s:
+            self._record.held = Held(wait.tier, wait.held_s, "left")
 
-    def _end_wait(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        assert waiter is not None
-        self.held_s += max(self._plane.clock() - waiter.since_s, 0.0)
-
-    def _note_hold(self, outcome: HoldOutcome) -> None:
+    def _note_hold(self, lease: Lease | None) -> None:
         """The first word counts: who has left is not served any more."""
-        if self._record.held is None:
-            self._record.held = Held(self._wanted_tier, self.held_s, outcome)
+        wait = self._wait
+        if wait is None or not wait.held_s or self._record.held is not None:
+            return
+        outcome: HoldOutcome = "timed_out"
+        if lease is not None:
+            outcome = "served" if lease.candidate.tier == wait.tier else "spilled"
+        self._record.held = Held(wait.tier, wait.held_s, outcome)
+
+
+class _Wait:
+    """All waits of one request: how long they may last and have, and the tier that the last one was for."""
+
+    __slots__ = ("held_s", "tier", "until_s", "waiter")
+
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
+        self.tier = ""
+        self.waiter: LiveWaiter | None = None
+        self.held_s = 0.0
+
+    def ended(self, now_s: float) -> None:
+        waiter, self.waiter = self.waiter, None
+        assert waiter is not None
+        self.held_s += max(now_s - waiter.since_s, 0.0)
