@@ -97,6 +97,10 @@ class BackendState:
         until_s = now_s + min(max(asked_s, MIN_FULL_S), MAX_FULL_S)
         self._full_until_s = max(self._full_until_s, until_s)
 
+    def says_full(self, now_s: float) -> bool:
+        """By its own word, whatever its limit."""
+        return now_s < self._full_until_s
+
     def settle(self, settings: BreakerSettings, now_s: float) -> bool:
         """Works out the effective limit and weight; True when one of them has changed.
 
@@ -230,6 +234,7 @@ class FleetView:
         self.clusters: dict[str, ClusterState] = {}
         self.backends: dict[str, BackendState] = {}
         self.cluster_policy = CLUSTER_POLICIES["weight"]
+        self.version = 0  # another one when who may serve has changed
         self._serving: dict[str | None, Serving] = {}
         self._passed_over: dict[tuple[str | None, str | None], str] = {}
 
@@ -288,6 +293,7 @@ class FleetView:
 
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
+        self.version += 1
         self._serving.clear()
         self._passed_over.clear()
 

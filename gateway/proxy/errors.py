@@ -90,7 +90,12 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
         max(-(-retry_after_s // 1), 1),
         max(retry_after_s * 1000, 1),
     )
-    return Refusal(429, reason, f"Every backend{named} is full.", headers=headers)
+    message = (
+        f"No slot{named} came free in the time that a request may wait."
+        if reason is ShedReason.QUEUE_TIMEOUT
+        else f"Every backend{named} is full."
+    )
+    return Refusal(429, reason, message, headers=headers)
 
 
 # What the client is told when the last attempt failed before the first byte.

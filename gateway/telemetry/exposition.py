@@ -37,6 +37,7 @@ class GaugeSources:
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    waiting: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
     discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple
@@ -69,6 +70,7 @@ class Exposition(Collector):
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
+        yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
         yield from discovery_families(self._sources.discovery())
@@ -93,6 +95,7 @@ class Exposition(Collector):
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
+        yield histogram(catalogue.HOLD, self._metrics.holds)
 
     def _backend_gauges(self) -> Iterator[Metric]:
         states = {
