@@ -146,6 +146,7 @@ class RequestRecord:
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `refused` is what was wrong with a request that was refused for itself, and bounded too.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     """
 
@@ -159,6 +160,7 @@ class RequestRecord:
     stream: bool = False
     status: int = 0
     error_code: str | None = None
+    refused: str | None = None
     outcome: Outcome | None = None
     cluster: str = ""
     tier: str = ""

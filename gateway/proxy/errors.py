@@ -56,7 +56,7 @@ class Refusal(Exception):
         self.closes = closes
         self.headers = headers
         self.outcome: Outcome | None = None  # None: what the status says
-        self.cause = _CAUSES.get(status, "other")  # a label of refused_total
+        self.cause = _CAUSES.get(status)  # a label of refused_total; None: not the request's own fault
         if status == 400 and closes:
             self.cause = "malformed"
 

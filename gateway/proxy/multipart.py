@@ -105,7 +105,7 @@ def _is_model(headers: dict[bytes, bytes]) -> bool:
     values = {name.lower(): quoted or token for name, quoted, token in parameters}
     if len(values) != len(parameters) or b"name*" in values or b"\\" in values.get(b"name", b"\\"):
         raise _bad_header()
-    is_model = values[b"name"] == b"model"
+    is_model: bool = values[b"name"] == b"model"
     coding = headers.get(b"content-transfer-encoding", b"binary").lower()
     if is_model and (coding not in _PLAIN or b"content-encoding" in headers):
         raise _bad_header()

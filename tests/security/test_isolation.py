@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import re
 
 import pytest
 
-from tests.proxy.dialogue import LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
+from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
 
 _CALM = "breaker: {consecutive: 100000, min_samples: 100000, ratio: 1.0}\nretry: {budget: 0}\n"
 _POISON = reply(b"POISON")
@@ -246,3 +247,16 @@ async def test_a_credential_in_the_reason_is_no_answer(keyed):
     backend.will(reply(b"ok", status=f"200 {_SECRET}"))
     answer = await gateway.ask(post())
     assert answer.status == 502 and _SECRET.encode() not in answer.head + answer.body
+
+
+async def test_no_secret_is_in_the_repr_of_anything(keyed):
+    """What an unforeseen traceback, debugger or log line may show of objects at work."""
+    gateway, backend = keyed
+    backend.default = [HANG]
+    client = await gateway.connect()
+    await client.send(post(b'{"model":"m"}', "Authorization: canary-client", "Cookie: canary-client"))
+    assert await settled(lambda: bool(backend.requests))
+    of_ours = [each for each in gc.get_objects() if type(each).__module__.startswith("gateway.")]
+    shown = "\n".join(map(repr, of_ours))
+    assert "UpstreamPool" in shown and "Exchange" in shown and "BackendEndpoint" in shown
+    assert _SECRET not in shown and "canary-client" not in shown
