@@ -256,7 +256,7 @@ async def test_no_secret_is_in_the_repr_of_anything(keyed):
     client = await gateway.connect()
     await client.send(post(b'{"model":"m"}', "Authorization: canary-client", "Cookie: canary-client"))
     assert await settled(lambda: bool(backend.requests))
-    of_ours = [each for each in gc.get_objects() if type(each).__module__.startswith("gateway.")]
+    of_ours = [each for each in gc.get_objects() if str(type(each).__module__).startswith("gateway.")]
     shown = "\n".join(map(repr, of_ours))
     assert "UpstreamPool" in shown and "Exchange" in shown and "BackendEndpoint" in shown
     assert _SECRET not in shown and "canary-client" not in shown
