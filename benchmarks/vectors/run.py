@@ -201,16 +201,14 @@ def _write(lines: list[str], raw: dict[str, object]) -> None:
     raw |= {"commit": commit, "date": now.isoformat(timespec="seconds"), "python": platform.python_version()}
     stem = REPO / "benchmarks" / "results" / f"vectors-{now:%Y-%m-%d-%H%M}-{commit.rstrip('+')}"
     what = f"{raw['vectors']} vectors of `{raw['file']}` (sha256 {raw['sha256']}), commit {commit}."
-    text = [
-        "# Hostile bytes",
-        "",
-        what,
-        "",
-        *lines,
-        "",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2],
-    ]
-    stem.with_suffix(".md").write_text("\n".join(text).rstrip() + "\n")
+    caveat = (
+        "nginx and HAProxy run with their defaults and no rules: part of what is expected (known paths and\n"
+        "methods, bodies that are read, headers that are dropped) is the work of a gateway and not of a proxy.\n"
+        "Which vectors went otherwise is in the JSON file beside this one."
+    )
+    how = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2]
+    text = ["# Hostile bytes", "", what, "", *lines, "", how.strip(), "", caveat]
+    stem.with_suffix(".md").write_text("\n".join(text) + "\n")
     stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
 
 

@@ -187,6 +187,15 @@ FROM_BACKENDS = (
 SPELLINGS = (str, str.lower, str.upper)
 
 
+async def test_a_backend_is_told_nothing_that_nobody_asked_for(pair):
+    """No encoding, agent or cookie of the gateway's own: `Accept-Encoding` would change the answer."""
+    gateway, backend = pair
+    await gateway.ask(post())
+    told = {name for name, _ in backend.requests[0].headers}
+    forwarded = {"x-forwarded-for", "x-forwarded-proto", "x-request-id"}
+    assert told == {"host", "content-type", "content-length", *forwarded}
+
+
 @pytest.mark.parametrize("spell", SPELLINGS)
 async def test_no_credential_of_a_client_leaves(pair, spell):
     gateway, backend = pair
