@@ -202,8 +202,8 @@ def _write(lines: list[str], raw: dict[str, object]) -> None:
     stem = REPO / "benchmarks" / "results" / f"vectors-{now:%Y-%m-%d-%H%M}-{commit.rstrip('+')}"
     what = f"{raw['vectors']} vectors of `{raw['file']}` (sha256 {raw['sha256']}), commit {commit}."
     caveat = (
-        "nginx and HAProxy run with their defaults and no rules: part of what is expected (known paths and\n"
-        "methods, bodies that are read, headers that are dropped) is the work of a gateway and not of a proxy.\n"
+        "nginx and HAProxy run with their defaults and no rules: part of what is expected (known paths\n"
+        "and methods, bodies that are read, headers that are dropped) is a gateway's work, not a proxy's.\n"
         "Which vectors went otherwise is in the JSON file beside this one."
     )
     how = (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2]
