@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from random import SystemRandom, getrandbits, seed
+from typing import TYPE_CHECKING
 
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
@@ -39,6 +40,8 @@ from gateway.core.fleet import (
     UnknownName,
 )
 from gateway.core.latency import LatencySummary
+from gateway.discovery.discovery import Discovery
+from gateway.discovery.source import Surroundings as DiscoverySurroundings
 from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
@@ -47,6 +50,7 @@ from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
 from gateway.proxy.pool import pools_of
 from gateway.proxy.server_tls import ServerTls
+from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
 from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.memory import MemoryStore
@@ -55,6 +59,9 @@ from gateway.telemetry.exposition import Exposition, GaugeSources
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
 
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import SpanSink
+
 log = logging.getLogger(__name__)
 
 
@@ -62,20 +69,25 @@ class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
     def __init__(self, config: Config, place: WorkerPlace | None = None, file: Loaded | None = None) -> None:
-        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway serves."""
+        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway
+        serves, and so are the backends that are found.
+        """
         self._config = config
         self._place = place
         self._clock = time.monotonic
         self._fleet = Fleet()
-        self._metrics = Metrics()
+        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
+        self._metrics = Metrics(wall_clock)
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
-        self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
+        draw = _uniform_draws()
+        self._discovery = Discovery(DiscoverySurroundings(self._clock, draw), self._on_found)
+        ports = ReloadPorts(self._adopt, wall_clock, self._discovery.complete)
+        self._reloader = Reloader(file, ports) if file is not None else None
         self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
         self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
-        draw = _uniform_draws()
+        self._spans = _open_spans(config, wall_clock)
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
         self._tls = ServerTls(config.tls) if config.tls is not None else None
         self._draining: asyncio.Task[bool] | None = None
@@ -88,9 +100,10 @@ class Gateway:
                 view=self._fleet.view,
                 apply=self.apply,
                 store=self._store,
-                telemetry=Observer(self._metrics, self._access_log),
+                telemetry=Observer(self._metrics, self._access_log, self._spans),
                 clock=self._clock,
                 draw=draw,
+                tracing=_tracing(config, draw),
             ),
         )
         self._health = HealthChecks(
@@ -166,6 +179,8 @@ class Gateway:
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
+        await self._find_backends()
+        config = self._config
         tls = self._tls.context if self._tls is not None else None
         self.port = await self._plane.listen(
             config.listen.host, config.listen.port, tls, reuse_port=self._place is not None
@@ -205,6 +220,18 @@ class Gateway:
 
     async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
+        self._discovery.follow(config)
+
+    async def _find_backends(self) -> None:
+        """Waits a moment for the first answers of discovery. Workers are told by their parent."""
+        if self._reloader is not None:
+            self._discovery.follow(self._config)
+            await self._discovery.first_answers()
+            await self._reloader.refresh()
+
+    def _on_found(self) -> None:
+        if self._reloader is not None:
+            self._reloader.refresh_soon()
 
     def heed_signals(self) -> None:
         """SIGTERM and SIGINT drain. SIGHUP reads the configuration and opens the access log anew."""
@@ -240,6 +267,7 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._discovery.stop()
         if self._reloader is not None:
             await self._reloader.stop()
         await self._health.stop()
@@ -248,6 +276,8 @@ class Gateway:
         await self._admin.stop()
         if self._access_log is not None:
             self._access_log.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     def _tick(self) -> None:
         self.apply(Ticked(getrandbits(64)))
@@ -260,7 +290,7 @@ class Gateway:
         detail: dict[str, object] = {"config": config_page(self.config_status())}
         if health.is_degraded:
             detail["store"] = f"degraded: {health.detail}"
-        return GatewayStatus(self._state, len(self._plane.exchanges), detail)
+        return GatewayStatus(self._state, len(self._plane.exchanges), detail | self._discovery.detail())
 
     def config_status(self) -> ConfigStatus:
         return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
@@ -295,7 +325,7 @@ class Gateway:
         return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
-        access_log = self._access_log
+        access_log, spans = self._access_log, self._spans
         exposition = Exposition(
             self._metrics,
             GaugeSources(
@@ -306,7 +336,9 @@ class Gateway:
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
+                discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
+                spans_dropped=lambda: spans.dropped if spans is not None else 0,
             ),
         )
         return AdminServer(
@@ -355,6 +387,34 @@ def _uniform_draws() -> Callable[[], int]:
 
 def _picture_of(config: Config) -> FleetConfigured:
     return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+
+
+class TracingMissing(OSError):
+    """The configuration wants traces, and what sends them is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("`tracing` needs OpenTelemetry: pip install 'spillway[tracing]'")
+
+
+def _open_spans(config: Config, wall_clock: Callable[[], float]) -> SpanSink | None:
+    if config.tracing is None:
+        return None
+    try:
+        # Only here: an extra, and memory that a gateway without traces need not pay for.
+        from gateway.telemetry.spans import Collector, open_spans
+    except ImportError as exc:
+        raise TracingMissing from exc
+    tracing = config.tracing
+    headers = {header.name: header.secret.reveal() for header in tracing.headers if header.secret}
+    collector = Collector(tracing.traces_url, tracing.service_name, tracing.max_queue, headers)
+    return open_spans(collector, wall_clock)
+
+
+def _tracing(config: Config, draw: Callable[[], int]) -> TraceContexts | None:
+    settings = config.tracing
+    if settings is None:
+        return None
+    return TraceContexts(draw, settings.sample_ratio, settings.follow_client)
 
 
 def _raise_file_limit() -> None:

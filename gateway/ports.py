@@ -68,6 +68,19 @@ class ConfigStatus:
         return not (self.refused or self.behind)
 
 
+class DiscoveryStatus(NamedTuple):
+    """How well the backends of one cluster are known. `age_s` is how old that is, None for not known yet.
+
+    `failure` is what is wrong now; `notes` tell what was found and not used.
+    """
+
+    cluster: str
+    age_s: float | None
+    errors: int = 0
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+
+
 NO_CAPS: Mapping[str, int] = {}
 
 
@@ -140,6 +153,41 @@ class Hedged(NamedTuple):
     outcome: HedgeOutcome
 
 
+class AttemptTrace:
+    """One attempt of a traced exchange: a span of its own. Times are monotonic seconds, None: not yet."""
+
+    __slots__ = ("began_s", "candidate", "ended_s", "first_byte_s", "outcome", "span_id", "status")
+
+    def __init__(self, span_id: int, candidate: Candidate, began_s: float) -> None:
+        self.span_id = span_id
+        self.candidate = candidate
+        self.began_s = began_s
+        self.first_byte_s: float | None = None
+        self.ended_s: float | None = None
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+
+
+@dataclass(slots=True)
+class ExchangeTrace:
+    """The place of one exchange in a distributed trace. `parent_id` is None where the trace begins here.
+
+    `state` is the client's tracestate; `forward` are its header lines without those of the trace.
+    """
+
+    trace_id: int
+    span_id: int
+    parent_id: int | None
+    is_sampled: bool
+    state: bytes = b""
+    forward: bytes = b""
+    attempts: list[AttemptTrace] = field(default_factory=list)
+
+    @property
+    def hex_id(self) -> str:
+        return f"{self.trace_id:032x}"
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """All that is known of one exchange at its end: one access-log line, and the metrics.
@@ -148,6 +196,7 @@ class RequestRecord:
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
     `refused` is what was wrong with a request that was refused for itself, and bounded too.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
+    `trace` is there only where the configuration has `tracing`.
     """
 
     request_id: str
@@ -176,6 +225,7 @@ class RequestRecord:
     retries: tuple[Retry, ...] = ()
     denied_retry: Retry | None = None
     hedge: Hedged | None = None
+    trace: ExchangeTrace | None = None
 
 
 class Telemetry(Protocol):

@@ -41,6 +41,7 @@ class Served(NamedTuple):
     tier: str | None
     attempts: int
     spill_reason: str | None
+    reason: str | None
 
     @property
     def is_refused(self) -> bool:
@@ -70,7 +71,7 @@ def _served(fields: dict[str, Any]) -> Served:
     waited_s = min(fields["overhead_ms"], fields["duration_ms"]) / 1000
     return Served(
         fields["request_id"], began_s, began_s + waited_s, ended_s, fields["status"], fields["error_code"],
-        fields["tier"] or None, fields["attempts"], fields["spill_reason"],
+        fields["tier"] or None, fields["attempts"], fields["spill_reason"], fields["reason"],
     )  # fmt: skip
 
 

@@ -30,10 +30,13 @@ class LocalFleet:
     access_logs: tuple[Path, ...]
     limits: dict[str, int]
 
-    def engine_peaks(self) -> dict[str, int]:
-        """The most requests that each engine ever had at once, by its own count."""
-        peaks = (engine.counter("peak_in_flight") for engine in self.engines)
-        return dict(zip(TIERS, peaks, strict=True))
+    @property
+    def admin_ports(self) -> list[int]:
+        return [gateway.other_ports[0] for gateway in self.gateways]
+
+    @property
+    def engine_ports(self) -> dict[str, int]:
+        return {tier: engine.port for tier, engine in zip(TIERS, self.engines, strict=True)}
 
 
 @contextmanager

@@ -123,9 +123,8 @@ def load(args: argparse.Namespace, shape: Shape, folder: Path, screen: Screen) -
     """Runs it all. Raises Failed and AssertionError."""
     spec = Engines(limit=args.limit)
     with running_local_fleet(folder, spec, args.gateways) as fleet:
-        admin_ports = [gateway.other_ports[0] for gateway in fleet.gateways]
         record = folder / "record.jsonl"
-        with watching(admin_ports) as watcher:
+        with watching(fleet.admin_ports, fleet.engine_ports) as watcher:
             try:
                 with locust(args, fleet, folder) as child:
                     follow(child, shape, record, watcher, screen)
@@ -137,10 +136,10 @@ def load(args: argparse.Namespace, shape: Shape, folder: Path, screen: Screen) -
             raise Failed("Locust asked nothing")
         served = read_access_log(logged(fleet, len(asked)))
         looks = [look for look in watcher.looks if look.at_s >= start_s]
-        final = Watcher(admin_ports)
+        final = Watcher(fleet.admin_ports, fleet.engine_ports)
         looks.append(final.look())
         final.close()
-        return Evidence(shape, start_s, fleet.limits, asked, served, looks, fleet.engine_peaks())
+        return Evidence(shape, start_s, fleet.limits, asked, served, looks)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from gateway.admin.answers import AdminError
 from gateway.admin.fleet_merge import merge_pages
 from gateway.admin.fleet_page import Json, drain_mark
 from gateway.admin.one_gateway import drain_event
-from gateway.admin.pages import DrainOrder, find_state
+from gateway.admin.pages import OPENMETRICS_TYPE, DrainOrder, find_state
 from gateway.admin.ports import GatewayState, GatewayStatus, Reload
 from gateway.admin.reload import reload_page
 from gateway.admin.worker_calls import NoAnswer, WorkerAnswer, answers_of, ask, tell
@@ -80,7 +80,9 @@ class AllWorkers:
 
     async def metrics(self, as_openmetrics: bool) -> tuple[bytes, str]:
         workers = self._ports.workers()
-        answers = await self._answers([w for w in workers if w.is_ready], "/metrics")
+        # In the form that is asked for here: only OpenMetrics shows exemplars.
+        accept = OPENMETRICS_TYPE if as_openmetrics else "text/plain"
+        answers = await self._answers([w for w in workers if w.is_ready], "/metrics", accept)
         texts = {life: _text(answer) for life, answer in answers.items()}
         is_ending = self._ports.state() is GatewayState.DRAINING
         ready = sum(worker.is_ready for worker in workers)
@@ -133,9 +135,12 @@ class AllWorkers:
             ]
             await answers_of([tell(worker.socket_path, order) for order in orders])
 
-    async def _answers(self, workers: Sequence[WorkerView], path: str) -> dict[int, WorkerAnswer | NoAnswer]:
+    async def _answers(
+        self, workers: Sequence[WorkerView], path: str, accept: str = "*/*"
+    ) -> dict[int, WorkerAnswer | NoAnswer]:
         """By life, in the workers' order."""
-        answers = await answers_of([ask(worker.socket_path, "GET", path) for worker in workers])
+        calls = [ask(worker.socket_path, "GET", path, accept=accept) for worker in workers]
+        answers = await answers_of(calls)
         return {worker.life: answer for worker, answer in zip(workers, answers, strict=True)}
 
 

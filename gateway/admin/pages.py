@@ -11,6 +11,8 @@ from gateway.admin.fleet_page import Json
 from gateway.admin.ports import GatewayStatus
 from gateway.core.fleet import BackendState, ClusterState, FleetView
 
+OPENMETRICS_TYPE = "application/openmetrics-text"
+
 
 @dataclass(frozen=True, slots=True)
 class DrainOrder:

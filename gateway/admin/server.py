@@ -8,7 +8,7 @@ from gateway.admin.answers import answer_errors, json_answer
 from gateway.admin.drains import DrainRoutes
 from gateway.admin.guard import Guard
 from gateway.admin.health import HealthRoutes
-from gateway.admin.pages import Pages
+from gateway.admin.pages import OPENMETRICS_TYPE, Pages
 from gateway.admin.ports import AdminSettings
 from gateway.admin.reload import ReloadRoutes
 
@@ -16,7 +16,6 @@ from gateway.admin.reload import ReloadRoutes
 MAX_BODY_BYTES = 16 * 1024
 # By then the data plane has stopped; what still asks here are scrapers and probes.
 SHUTDOWN_TIMEOUT_S = 1.0
-OPENMETRICS_TYPE = "application/openmetrics-text"
 
 
 class ParserMissing(OSError):

@@ -33,14 +33,18 @@ class WorkerAnswer:
             raise NoAnswer("answers no JSON") from exc
 
 
-async def ask(socket_path: str, method: str, path: str, body: bytes = b"") -> WorkerAnswer:
+async def ask(
+    socket_path: str, method: str, path: str, body: bytes = b"", accept: str = "*/*"
+) -> WorkerAnswer:
     """Raises NoAnswer, at the latest after ANSWER_TIMEOUT_S."""
     try:
         async with (
             ClientSession(
                 connector=UnixConnector(socket_path), timeout=ClientTimeout(total=ANSWER_TIMEOUT_S)
             ) as session,
-            session.request(method, f"http://localhost{path}", data=body) as answer,
+            session.request(
+                method, f"http://localhost{path}", data=body, headers={"Accept": accept}
+            ) as answer,
         ):
             return WorkerAnswer(answer.status, await answer.read())
     except TimeoutError as exc:

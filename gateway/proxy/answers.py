@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 
 def request_head(
-    head: RequestHead, target: bytes, pool: UpstreamPool, exchange: Exchange, length: int
+    head: RequestHead, forward: bytes, target: bytes, pool: UpstreamPool, exchange: Exchange, length: int
 ) -> bytes:
-    """The head for a backend, written anew: its Host and credentials, the client's end-to-end headers."""
+    """The head for a backend, written anew: its Host and credentials, the client's end-to-end headers.
+
+    `forward` are the lines of these.
+    """
     return b"%b %b%b HTTP/1.1\r\n%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
         head.method,
         pool.endpoint.prefix,
         target,
         pool.request_lines,
         head.credentials if pool.endpoint.pass_client else b"",
-        head.forward,
+        forward,
         exchange.connection.forwarded,
         exchange.record.request_id.encode(),
         length,

@@ -24,7 +24,7 @@ from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
 from gateway.core.journey import waited_in_vain_s
 from gateway.core.model import Outcome, Reason
 from gateway.core.taxonomy import LESSONS
-from gateway.ports import Lease
+from gateway.ports import AttemptTrace, Lease
 from gateway.proxy.headers import ResponseHead
 from gateway.proxy.last_event import LastEvent
 from gateway.proxy.pool import ConnectFailed, UpstreamPool
@@ -87,6 +87,7 @@ class Attempt:
         "candidate",
         "is_relayed",
         "lacks_done",
+        "trace",
     )
 
     def __init__(
@@ -108,6 +109,7 @@ class Attempt:
         self._last_event: LastEvent | None = None
         self._untold_ttft_s: float | None = None
         self.is_relayed = False
+        self.trace: AttemptTrace | None = None
         self.lacks_done = False  # an event stream that ended with its connection, without [DONE]
         plane.apply(AttemptStarted(candidate.backend.id, candidate.generation, body_bytes))
 
@@ -197,6 +199,8 @@ class Attempt:
         plane = self._plane
         plane.store.release(lease)
         candidate, head = self.candidate, self.answer_head
+        if self.trace is not None:
+            self._end_trace(self.trace, outcome)
         elapsed_s = asked_s = None
         if self._answered_s is None or head is None or head.status >= 400:
             status = head.status if head is not None else None
@@ -208,6 +212,12 @@ class Attempt:
                 candidate.backend.id, outcome, self._untold_ttft_s, elapsed_s, candidate.generation, asked_s
             )
         )
+
+    def _end_trace(self, trace: AttemptTrace, outcome: Outcome) -> None:
+        trace.outcome = outcome
+        trace.first_byte_s = self._answered_s
+        trace.ended_s = self._plane.clock()
+        trace.status = self.answer_head.status if self.answer_head is not None else None
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""

@@ -27,6 +27,7 @@ from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
 from gateway.proxy.route import Route
+from gateway.proxy.tracing import upstream_lines
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
@@ -77,7 +78,7 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._waited_s = 0.0  # for backends that did not answer in the end
         self.connection = connection
-        self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
+        self.keeps_alive = head is not None and head.keeps_alive
         self.is_chunked = False
         self.is_committed = False
         self.record = record = RequestRecord(
@@ -88,6 +89,8 @@ class Exchange:
             received_s,
         )
         record.bytes_in = len(self._body)
+        if plane.tracing is not None:
+            record.trace = plane.tracing.begin(head.forward if head is not None else b"")
 
     # --- the way to a backend ------------------------------------------------------------------------
 
@@ -171,7 +174,11 @@ class Exchange:
         self.record.attempts += 1
         route = self.route
         route.tried += (lease.candidate,)
-        return Attempt(self._plane, self, lease, now_s, route.facts.body_bytes)
+        plane, trace = self._plane, self.record.trace
+        attempt = Attempt(plane, self, lease, now_s, route.facts.body_bytes)
+        if trace is not None and plane.tracing is not None:
+            attempt.trace = plane.tracing.attempt(trace, lease.candidate, now_s)
+        return attempt
 
     def send(self, attempt: Attempt) -> None:
         """Raises Refusal."""
@@ -185,7 +192,10 @@ class Exchange:
         target = head.target
         if candidate.upstream_model is not None:
             target, body = bodies.with_model(head, endpoint, body, candidate.upstream_model)
-        attempt.begin(pool, answers.request_head(head, target, pool, self, len(body)), body)
+        trace, forward = self.record.trace, head.forward
+        if trace is not None and attempt.trace is not None:
+            forward = upstream_lines(trace, attempt.trace)
+        attempt.begin(pool, answers.request_head(head, forward, target, pool, self, len(body)), body)
 
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 
@@ -252,7 +262,7 @@ class Exchange:
         plane, record, connection, head = self._plane, self.record, self.connection, attempt.answer_head
         assert head is not None
         now_s = plane.clock()
-        self.is_committed = True
+        self._begin_answer()
         if self._hedge is not None and (loser := self._hedge.win(attempt)) is not None:
             self._go_on_with(attempt, loser)
         record.status = head.status
@@ -311,8 +321,14 @@ class Exchange:
         """A mistake in the gateway itself costs this request, and nothing else."""
         self._refuse(Refusal(500, "internal_error", "The gateway failed.", closes=True))
 
-    def _answer(self, answer: answers.LocalAnswer) -> None:
+    def _begin_answer(self) -> None:
+        """The head is about to be written: the last moment to say that the connection ends with it."""
         self.is_committed = True
+        if self._plane.is_draining and not self.connection.has_more:
+            self.keeps_alive = False
+
+    def _answer(self, answer: answers.LocalAnswer) -> None:
+        self._begin_answer()
         self.record.status = answer.status
         self.record.bytes_out = len(answer.body)
         if self.record.outcome is None:

@@ -21,11 +21,16 @@ from gateway.ports import Clock, StateStore, Telemetry
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
+from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
+from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
+
+# At the end: what a client has sent, on a connection that is still idle to us, arrives within so long.
+ON_ITS_WAY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Surroundings:
     telemetry: Telemetry
     clock: Clock
     draw: Callable[[], int]
+    tracing: TraceContexts | None = None
 
 
 class DataPlane:
@@ -58,6 +64,7 @@ class DataPlane:
         self.telemetry = around.telemetry
         self.clock = around.clock
         self.draw = around.draw
+        self.tracing = around.tracing
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
@@ -69,7 +76,7 @@ class DataPlane:
         self._connections: set[DownstreamConnection] = set()
         self._out_of_bytes: deque[DownstreamConnection] = deque()
         self._is_empty: asyncio.Event | None = None
-        self._servers: list[asyncio.Server] = []
+        self._port = DataPort(lambda scheme: DownstreamConnection(self, scheme))
         # Unique in the fleet without a call into the kernel per request.
         self._id_prefix = token_hex(8)
         self._id_count = itertools.count(1)
@@ -95,17 +102,7 @@ class DataPlane:
         self, host: str, port: int, ssl_context: ssl.SSLContext | None = None, *, reuse_port: bool = False
     ) -> int:
         """Opens the data port and tells which it is (for port 0); with `reuse_port` others share it."""
-        scheme = b"http" if ssl_context is None else b"https"
-        server = await self.loop.create_server(
-            lambda: DownstreamConnection(self, scheme),
-            host,
-            port,
-            ssl=ssl_context,
-            backlog=4096,
-            reuse_port=reuse_port or None,
-        )
-        self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+        return await self._port.open(host, port, ssl_context, is_shared=reuse_port)
 
     async def drain(self, delay_s: float, timeout_s: float) -> bool:
         """Ends what is served: every answer ends its connection, and after `delay_s` no new ones are taken.
@@ -115,8 +112,8 @@ class DataPlane:
         self.is_draining = True
         # A client that sends on an idle connection while it is closed gets no answer: so they stay too.
         await asyncio.sleep(delay_s)
-        for server in self._servers:
-            server.close()
+        await self._port.close_the_door()
+        await asyncio.sleep(ON_ITS_WAY_S)
         for connection in tuple(self._connections):
             if connection.is_idle:
                 connection.close()
@@ -132,8 +129,7 @@ class DataPlane:
 
     async def close(self) -> None:
         self._sweeper.cancel()
-        for server in self._servers:
-            server.close()
+        self._port.close()
         for connection in tuple(self._connections):
             connection.transport.abort()
         for pool in self.pools.values():

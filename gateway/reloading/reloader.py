@@ -72,6 +72,7 @@ class Reloader:
         self._turn = asyncio.Lock()
         self._waiting: asyncio.Task[tuple[ReloadOutcome, ConfigStatus]] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_stopped = False
         self._generation = 1
         self._counts: Counter[ReloadOutcome] = Counter()
         self._refused: tuple[str, ...] = ()
@@ -94,7 +95,8 @@ class Reloader:
         self._spawn(self._watch())
 
     async def stop(self) -> None:
-        """Ends what is under way. Stopping twice is the same as once."""
+        """Ends what is under way; from then on nothing is read. Stopping twice is the same as once."""
+        self._is_stopped = True
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -104,6 +106,8 @@ class Reloader:
 
     async def reload(self) -> tuple[ReloadOutcome, ConfigStatus]:
         """Reads the file again: what came of it, and what is in force then."""
+        if self._is_stopped:
+            return ReloadOutcome.UNCHANGED, self.status
         if self._waiting is None:
             self._waiting = self._spawn(self._take_turn())
         return await asyncio.shield(self._waiting)
@@ -119,6 +123,10 @@ class Reloader:
             if effective != self._effective:
                 await self._ports.adopt(effective, self._generation)
                 self._effective = effective
+
+    def refresh_soon(self) -> None:
+        """As `refresh`, for who does not wait; what it raises is logged."""
+        self._spawn(self.refresh())
 
     # --- one reading -------------------------------------------------------------------------------------
 
@@ -136,12 +144,13 @@ class Reloader:
     async def _read_and_adopt(self) -> ReloadOutcome:
         """Raises ConfigError or OSError."""
         files: Stamps = {}
+        before = await self._looks()
         try:
             # In a thread: a large file takes a second, and the data plane shares this event loop.
             loaded = await asyncio.to_thread(load_whole, self._path, files)
         finally:
-            # A file with a mistake may name fewer files than the one in force does.
-            self._files = self._files | files
+            # A file with a mistake may name fewer files than the one in force, and they too are seen now.
+            self._files = before | files
         if fixed := restart_needed(self._loaded.config, loaded.config):
             fix = "restart, or take the change back"
             raise ConfigError([loaded.problem(setting, why, fix) for setting, why in fixed.items()])

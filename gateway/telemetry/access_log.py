@@ -77,7 +77,7 @@ class AccessLog:
             self._formatted_second = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         path, model, ttft_s = record.path, record.model, record.ttft_s
         outcome = record.outcome
-        return {
+        fields: dict[str, object] = {
             "ts": self._formatted_second + _MILLISECONDS[int((now_s - second) * 1000)],
             "request_id": record.request_id[:MAX_ID_CHARS],
             "client": record.client,
@@ -102,6 +102,9 @@ class AccessLog:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
+        if record.trace is not None:
+            fields["trace_id"] = record.trace.hex_id
+        return fields
 
 
 def _in_clean_text(fields: dict[str, object]) -> dict[str, object]:

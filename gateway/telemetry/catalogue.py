@@ -139,7 +139,7 @@ READY_SHARE = MetricSpec(
     "cluster_ready_share",
     "gauge",
     ("cluster",),
-    "Backends that may get new work, as a share of those configured.",
+    "Backends that may get new work, as a share of those that should be there.",
     across=Across.MIN,
 )
 ENGINE_RUNNING = MetricSpec(
@@ -220,6 +220,12 @@ ACCESS_LOG_DROPPED = MetricSpec(
     (),
     "Access-log lines lost because the sink was too slow, full or broken.",
 )
+SPANS_DROPPED = MetricSpec(
+    "spans_dropped_total",
+    "counter",
+    (),
+    "Spans that no collector got: too many waited, or it refused them or did not answer.",
+)
 TELEMETRY_FAILURES = MetricSpec(
     "telemetry_failures_total",
     "counter",
@@ -227,6 +233,27 @@ TELEMETRY_FAILURES = MetricSpec(
     "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
 )
 
+DISCOVERY_AGE = MetricSpec(
+    "discovery_age_seconds",
+    "gauge",
+    ("cluster",),
+    "How long ago the backends of a cluster with `discovery` were last known to be those; absent until the "
+    "first answer.",
+    across=Across.MIN,
+)
+DISCOVERY_FAILING = MetricSpec(
+    "discovery_failing",
+    "gauge",
+    ("cluster",),
+    "1 while discovery fails and the backends known last stay; the readiness page says why.",
+    across=Across.MAX,
+)
+DISCOVERY_ERRORS = MetricSpec(
+    "discovery_errors_total",
+    "counter",
+    ("cluster",),
+    "Failed tries to find a cluster's backends; each is followed by another, up to 10 s later.",
+)
 CONFIG_GENERATION = MetricSpec(
     "config_generation",
     "gauge",
@@ -295,7 +322,11 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
+    SPANS_DROPPED,
     TELEMETRY_FAILURES,
+    DISCOVERY_AGE,
+    DISCOVERY_FAILING,
+    DISCOVERY_ERRORS,
     CONFIG_GENERATION,
     CONFIG_IS_NEWEST,
     CONFIG_RELOADS,
@@ -316,7 +347,9 @@ _INTRODUCTION = """\
 
 `GET /metrics` on the admin port, in the Prometheus text format, or OpenMetrics when `Accept` asks for it.
 Label values come from the configuration, never from clients; a metric that would pass its bound of series
-counts further ones under `other`. Beside these come the usual `process_*` metrics.
+counts further ones under `other`. Beside these come the usual `process_*` metrics. With
+[`tracing`](how-to/trace-requests.md) the OpenMetrics form shows, beside each bucket of
+`spillway_ttft_seconds` and `spillway_duration_seconds`, the trace id of the last recorded request in it.
 
 With `workers` above 1 the admin port shows all workers as one; the column "workers" says how. What a worker
 that has died had counted when it was last scraped stays in the sums; what it counted after that is lost.

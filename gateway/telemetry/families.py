@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from gateway.telemetry.catalogue import MetricSpec
 from gateway.telemetry.metrics import Histogram
@@ -61,9 +63,14 @@ def gauge(spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
 
 
 def histogram(spec: MetricSpec, histograms: Mapping[tuple[str, ...], Histogram]) -> Metric:
+    """With exemplars, which only the OpenMetrics form can show."""
     family = HistogramMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
     bounds = [*(repr(bound) for bound in spec.bounds_s), "+Inf"]
     for labels, seen in histograms.items():
         if any(seen.counts):
-            family.add_metric(labels, list(zip(bounds, accumulate(seen.counts), strict=True)), seen.sum_s)
+            buckets: list[Any] = list(zip(bounds, accumulate(seen.counts), strict=True))
+            for place, trace in (seen.exemplars or {}).items():
+                exemplar = Exemplar({"trace_id": trace.trace_id}, trace.seen_s, trace.at_s)
+                buckets[place] = (*buckets[place], exemplar)
+            family.add_metric(labels, buckets, seen.sum_s)
     return family

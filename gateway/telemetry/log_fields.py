@@ -120,6 +120,14 @@ FIELDS: tuple[LogField, ...] = (
     ),
     LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
     LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
+    LogField(
+        "trace_id",
+        str,
+        "32 hexadecimal digits",
+        "absent without `tracing`",
+        "Of the [trace](how-to/trace-requests.md) that the request is part of, recorded or not.",
+        is_optional=True,
+    ),
 )  # fmt: skip
 
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}

@@ -1,4 +1,4 @@
-"""The metrics of all workers as one: texts of their /metrics in, one set of families out.
+"""The metrics of all workers as one: texts of their /metrics in, in either form, one set of families out.
 
 Invariant: no counter and no histogram ever goes backwards. What a worker has counted stays, when it does not
 answer and when it has died, as of the last time it was heard.
@@ -11,12 +11,15 @@ from operator import add
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Exemplar, Sample
 
-from gateway.ports import ConfigStatus
+from gateway.ports import ConfigStatus, DiscoveryStatus
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import PROCESS_ACROSS, Across
 from gateway.telemetry.config_gauges import config_families
+from gateway.telemetry.discovery_families import discovery_families
 from gateway.telemetry.families import counter, gauge, rendered
 
 _CUMULATIVE = frozenset({"counter", "histogram"})
@@ -32,6 +35,7 @@ class _Family:
     def __init__(self, like: Metric) -> None:
         self.name, self.documentation, self.kind = like.name, like.documentation, like.type
         self.values: dict[Series, float] = {}
+        self.exemplars: dict[Series, Exemplar] = {}
 
     @property
     def is_cumulative(self) -> bool:
@@ -43,10 +47,20 @@ class _Family:
             known = self.values.get(series)
             self.values[series] = value if known is None else combine(known, value)
 
+    def take_exemplars(self, metric: Metric) -> None:
+        """The latest of each series stays."""
+        for sample in metric.samples:
+            if sample.exemplar is not None:
+                series = _series(sample)
+                known = self.exemplars.get(series)
+                if known is None or _at_s(known) <= _at_s(sample.exemplar):
+                    self.exemplars[series] = sample.exemplar
+
     def metric(self) -> Metric:
         metric = Metric(self.name, self.documentation, self.kind)
-        for (name, labels), value in self.values.items():
-            metric.add_sample(name, dict(labels), value)
+        for series, value in self.values.items():
+            name, labels = series
+            metric.add_sample(name, dict(labels), value, exemplar=self.exemplars.get(series))
         return metric
 
 
@@ -59,7 +73,9 @@ class _Picture:
     def take(self, like: Metric, values: Mapping[Series, float], across: Across) -> None:
         if like.name not in self.families:
             self.families[like.name] = _Family(like)
-        self.families[like.name].take(values, across)
+        family = self.families[like.name]
+        family.take(values, across)
+        family.take_exemplars(like)
 
     def add(self, other: _Picture) -> None:
         """Everything of `other`, by each metric's own rule."""
@@ -70,8 +86,13 @@ class _Picture:
 class WorkerMetrics:
     """Keeps what workers have counted. A worker is known from `joined` to `departed`, by its own number."""
 
-    def __init__(self, config_status: Callable[[], ConfigStatus] = ConfigStatus) -> None:
+    def __init__(
+        self,
+        config_status: Callable[[], ConfigStatus] = ConfigStatus,
+        discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple,
+    ) -> None:
         self._config_status = config_status
+        self._discovery = discovery
         self._counted: dict[int, _Picture] = {}
         self._departed = _Picture()
         self._restarts = 0
@@ -102,7 +123,8 @@ class WorkerMetrics:
                 self._hear(worker, text, now)
         for counted in (self._departed, *self._counted.values()):
             now.add(counted)
-        for metric in (*self._own.collect(), *config_families(self._config_status())):
+        shared = (*config_families(self._config_status()), *discovery_families(self._discovery()))
+        for metric in (*self._own.collect(), *shared):
             now.take(metric, _values(metric), _across(metric.name))
         _make_room(now)
         return rendered([*(f.metric() for f in now.families.values()), *self._about(states)], as_openmetrics)
@@ -110,7 +132,8 @@ class WorkerMetrics:
     def _hear(self, worker: int, text: str, now: _Picture) -> None:
         """Gauges hold for now; what only grows is kept, whichever of two scrapes that cross comes last."""
         counted = self._counted.get(worker)
-        for metric in text_string_to_metric_families(text):
+        parse = parse_openmetrics if text.endswith("# EOF\n") else text_string_to_metric_families
+        for metric in parse(text):
             if metric.type not in _CUMULATIVE:
                 now.take(metric, _values(metric), _across(metric.name))
             elif counted is not None:
@@ -123,7 +146,15 @@ class WorkerMetrics:
 
 
 def _values(metric: Metric) -> dict[Series, float]:
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in metric.samples}
+    return {_series(sample): sample.value for sample in metric.samples}
+
+
+def _series(sample: Sample) -> Series:
+    return sample.name, tuple(sorted(sample.labels.items()))
+
+
+def _at_s(exemplar: Exemplar) -> float:
+    return float(exemplar.timestamp or 0.0)
 
 
 def _across(name: str) -> Across:

@@ -7,6 +7,8 @@ strings after the first request of a kind; exposition.py does that when somebody
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
 
 from gateway.core.model import Outcome, Reason
 from gateway.ports import RequestRecord
@@ -26,14 +28,32 @@ OTHER = "other"
 _Key = tuple[str, str, str, Outcome | None, int]
 
 
-class Histogram:
-    """Counts per bucket (not cumulative, the last one is +Inf) and the sum of what was seen."""
+class SeenTrace(NamedTuple):
+    """One request of a bucket, to look at in the traces; `at_s` is seconds since 1970."""
 
-    __slots__ = ("counts", "sum_s")
+    trace_id: str
+    seen_s: float
+    at_s: float
+
+
+class Histogram:
+    """Counts per bucket (not cumulative, the last one is +Inf) and the sum of what was seen.
+
+    `exemplars` has the last recorded trace of each bucket; None where none ever was.
+    """
+
+    __slots__ = ("bounds_s", "counts", "exemplars", "sum_s")
 
     def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self.bounds_s = bounds_s
         self.counts = [0] * (len(bounds_s) + 1)
         self.sum_s = 0.0
+        self.exemplars: dict[int, SeenTrace] | None = None
+
+    def show(self, trace_id: str, seen_s: float, at_s: float) -> None:
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds_s, seen_s)] = SeenTrace(trace_id, seen_s, at_s)
 
 
 class Timings:
@@ -58,9 +78,13 @@ class RequestSeries:
 
 
 class Metrics:
-    """The numbers of all requests so far. Only the event loop writes; any thread may read a copy."""
+    """The numbers of all requests so far. Only the event loop writes; any thread may read a copy.
 
-    def __init__(self) -> None:
+    `wall_clock` gives seconds since 1970, for exemplars.
+    """
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
         self.requests: dict[tuple[str, ...], RequestSeries] = {}
         self.timings: dict[tuple[str, ...], Timings] = {}
         self.spills: dict[tuple[str, ...], int] = {}
@@ -100,6 +124,14 @@ class Metrics:
             self._record_error(record.error_code, record.refused)
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
+        if record.trace is not None and record.trace.is_sampled:
+            self._show_trace(timings, record.trace.hex_id, record)
+
+    def _show_trace(self, timings: Timings, trace_id: str, record: RequestRecord) -> None:
+        at_s = self._wall_clock()
+        timings.duration.show(trace_id, record.duration_s, at_s)
+        if record.ttft_s is not None:
+            timings.ttft.show(trace_id, record.ttft_s, at_s)
 
     def _record_error(self, code: str, refused: str | None) -> None:
         if refused is not None:

@@ -1,8 +1,9 @@
-"""The Telemetry port: one RequestRecord in, metrics and an access-log line out."""
+"""The Telemetry port: one RequestRecord in, metrics, an access-log line and spans out."""
 
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from gateway.ports import RequestRecord
 from gateway.telemetry.access_log import AccessLog
@@ -11,12 +12,21 @@ from gateway.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
+class Spans(Protocol):
+    """Who sends traces: spans.py, which is imported only where it is wanted."""
+
+    def record(self, record: RequestRecord) -> None: ...
+
+
 class Observer:
     """Never raises: a request that went well must not fail because it could not be counted."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog | None = None) -> None:
+    def __init__(
+        self, metrics: Metrics, access_log: AccessLog | None = None, spans: Spans | None = None
+    ) -> None:
         self._metrics = metrics
         self._access_log = access_log
+        self._spans = spans
 
     def record(self, record: RequestRecord) -> None:
         try:
@@ -26,6 +36,11 @@ class Observer:
         if self._access_log is not None:
             try:
                 self._access_log.record(record)
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._failed(exc)
+        if self._spans is not None:
+            try:
+                self._spans.record(record)
             except Exception as exc:  # noqa: BLE001 - as above
                 self._failed(exc)
 

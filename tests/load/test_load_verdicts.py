@@ -23,31 +23,41 @@ class Story:
     def __init__(self) -> None:
         self._served: list[Served] = []
         self._asked: list[Asked] = []
-        self._outcome = "ok"
+        self._peaks = [(0.0, LIMITS)]
 
-    def served(self, at_s: float, tier: str, for_s: float = 1.0) -> Story:
+    def served(self, at_s: float, tier: str, for_s: float = 1.0, told: str = "completed") -> Story:
         reason = None if tier == "primary" else "full"
-        return self._add(at_s, for_s, 200, tier, reason)
+        return self._add(at_s, for_s, 200, tier, reason, told)
+
+    def engines_say(self, at_s: float, **peaks: int) -> Story:
+        """The most that each engine had at once until then."""
+        self._peaks.append((at_s, {**self._peaks[-1][1], **peaks}))
+        return self
 
     def refused(self, at_s: float, for_s: float = 0.01) -> Story:
-        return self._add(at_s, for_s, 429, None, None)
+        return self._add(at_s, for_s, 429, None, None, "shed")
 
     def failed(self, at_s: float) -> Story:
         self._asked.append(Asked("x", "chat", at_s, at_s, 0.1, "failed", "reset", None, None, None))
         return self
 
-    def _add(self, at_s: float, for_s: float, status: int, tier: str | None, reason: str | None) -> Story:
+    def _add(
+        self, at_s: float, for_s: float, status: int, tier: str | None, reason: str | None, told: str
+    ) -> Story:
         name, began_s = f"r{len(self._served)}", START_S + at_s
         code = "no_capacity" if status == 429 else None
-        self._served.append(Served(name, began_s, began_s, began_s + for_s, status, code, tier, 1, reason))
+        self._served.append(
+            Served(name, began_s, began_s, began_s + for_s, status, code, tier, 1, reason, told)
+        )
         outcome = "refused" if status == 429 else "ok"
         self._asked.append(Asked(name, "chat", began_s, began_s, for_s, outcome, code, 0.1, tier, reason))
         return self
 
     def verdicts(self, sheds: int | None = None) -> dict[str, Verdict]:
         refused = sum(one.is_refused for one in self._served)
-        look = Look(START_S, {}, LIMITS, {"": len(self._served)}, {}, refused if sheds is None else sheds, 0)
-        evidence = Evidence(SPIKE, START_S, LIMITS, self._asked, self._served, [look], LIMITS)
+        counts = ({"": len(self._served)}, {}, refused if sheds is None else sheds, 0)
+        looks = [Look(START_S + at_s, {}, LIMITS, *counts, peaks) for at_s, peaks in self._peaks]
+        evidence = Evidence(SPIKE, START_S, LIMITS, self._asked, self._served, looks)
         names = ("order", "spills", "429s", "back", "failures", "peaks", "books")
         return dict(zip(names, judge(evidence), strict=True))
 
@@ -110,10 +120,24 @@ def test_failures_and_books_that_differ_are_found():
     assert not a_good_spike().verdicts(sheds=0)["books"].is_met
 
 
+def test_an_engine_above_its_limit_is_found():
+    assert not a_good_spike().engines_say(12.0).engines_say(12.1, primary=2).is_met("peaks")
+
+
+def test_an_engine_may_count_a_client_that_has_just_left():
+    def left(at_s: float) -> Story:
+        story = a_good_spike().served(at_s - 1.0, "primary", 1.0, told="client_left")
+        return story.engines_say(12.0).engines_say(12.1, primary=2)
+
+    assert left(12.05).is_met("peaks")
+    assert not left(11.5).is_met("peaks")
+    assert not left(12.05).engines_say(12.2, primary=3).engines_say(13.0, primary=4).is_met("peaks")
+
+
 def test_occupancy_counts_from_admission_to_end():
     line = {"request_id": "a", "ts": "1970-01-01T00:00:12.500Z", "duration_ms": 2_000.0, "status": 200,
             "overhead_ms": 500.0, "error_code": None, "tier": "primary", "attempts": 1,
-            "spill_reason": None}  # fmt: skip
+            "spill_reason": None, "reason": "completed"}  # fmt: skip
     other = {**line, "request_id": "b", "ts": "1970-01-01T00:00:13.000Z"}
     primary = Occupancy.of(read_access_log(map(json.dumps, (line, other))), "primary")
     spans = [(0.0, 10.9), (10.9, 11.0), (11.0, 11.4), (10.0, 11.5), (12.6, 12.7), (13.0, 99.0)]
@@ -133,7 +157,7 @@ def test_the_timeline_counts_requests_where_they_were_due():
     told = [{"start_s": 100.0}, {**spilled, "id": "b", "due_s": 101.9}, {**ok, "id": "a", "due_s": 100.1},
             {**refused, "id": "c", "due_s": 101.0}, {**ok, "id": "d", "due_s": 102.0}]  # fmt: skip
     start_s, asked = read_record(map(json.dumps, told))
-    looks = [Look(101.0 + part, {"primary": part}, {}, {}, {}, 0, 0) for part in (0, 0.5)]
+    looks = [Look(101.0 + part, {"primary": part}, {}, {}, {}, 0, 0, {}) for part in (0, 0.5)]
     first, second = Timeline(start_s, 1.0, ["primary", "spot"]).lines(asked, looks, until_s=2.0)
     assert (first.offered_rps, first.placed, first.refused) == (1, {"primary": 1, "spot": 0}, 0)
     assert (second.offered_rps, second.placed, second.refused) == (2, {"primary": 0, "spot": 1}, 1)

@@ -143,15 +143,22 @@ async def test_who_is_behind_is_told_again_though_nothing_has_changed(place):
 async def test_a_file_with_a_mistake_is_watched_on_and_so_is_what_the_good_one_names(place, monkeypatch):
     monkeypatch.setattr("gateway.reloading.reloader.LOOK_EVERY_S", 0.01)
     monkeypatch.setattr("gateway.reloading.reloader.SETTLE_S", 0.005)
-    reloader = place.reloader
+    reloader, key = place.reloader, place.file.parent / "key"
+    key.write_text("one")
+    place.file.write_text(place.file.read_text().replace("limit: 1", "limit: 5, auth: {value_file: key}"))
+    assert (await reloader.reload())[0] is ADOPTED
     reloader.start()
     place.file.write_text("clusters: [")
     await until(lambda: reloader.status.refused != ())
     refused = reloader.status.counts[REFUSED]
     await asyncio.sleep(0.1)
     assert reloader.status.counts[REFUSED] == refused == 1, "read again though it has not changed"
+    key.write_text("two")
+    await until(lambda: reloader.status.counts[REFUSED] == 2)
+    await asyncio.sleep(0.1)
+    assert reloader.status.counts[REFUSED] == 2, "the mistake hides the key, which is known all the same"
     place.write(7)
-    await until(lambda: place.adopted == [7])
+    await until(lambda: place.adopted == [5, 7])
     assert reloader.status.refused == ()
 
 
@@ -167,3 +174,6 @@ async def test_the_end_leaves_nothing_under_way(place):
     assert place.at_once == 0 and not place.reloader._tasks
     with pytest.raises(asyncio.CancelledError):
         await asking
+    place.reloader.reload_soon()
+    await place.reloader.reload()
+    assert place.adopted == []

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.core.fleet import AttemptStarted, Fleet, FleetConfigured
 from gateway.core.model import Backend, Cluster
-from gateway.ports import RequestRecord
+from gateway.ports import ExchangeTrace, RequestRecord
 from gateway.telemetry.catalogue import CATALOGUE, WORKERS_CATALOGUE, Across
 from gateway.telemetry.exposition import Exposition, GaugeSources
 from gateway.telemetry.merging import WorkerMetrics
@@ -186,13 +186,13 @@ class Worker:
         self.fleet = Fleet()
         backends = (Backend("here@a:1", "http://a:1", 4), Backend("here@b:1", "http://b:1", 8))
         self.fleet.apply(FleetConfigured((Cluster("here", "primary", backends),), ("primary",)), 0.0)
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: 1_700_000_000.5)
         self._exposition = Exposition(
             self.metrics, GaugeSources(self.fleet.view, clock=lambda: 0.0, leases_held=lambda _: 1)
         )
 
-    def text(self) -> str:
-        return b"".join(self._exposition.render()[0]).decode()
+    def text(self, as_openmetrics: bool = False) -> str:
+        return b"".join(self._exposition.render(as_openmetrics)[0]).decode()
 
 
 def two_workers(record: Callable[..., RequestRecord]) -> list[Worker]:
@@ -237,6 +237,30 @@ def test_openmetrics_is_rendered_for_its_own_parser(record: Callable[..., Reques
     found = samples(b"".join(parts).decode(), parse_openmetrics)
     assert found["spillway_workers{state=ready}"] == 2
     assert found["spillway_ttft_seconds_count{cluster=here,tier=primary}"] == 5
+
+
+def test_the_latest_exemplar_of_all_workers_is_shown(record: Callable[..., RequestRecord]) -> None:
+    workers = known(0, 1)
+    one, two = Worker(), Worker()
+    for number, worker in enumerate((one, two), start=1):
+        worker.metrics._wall_clock = lambda number=number: 1000.0 * number
+        worker.metrics.record(record(trace=ExchangeTrace(number, 1, None, True)))
+    for texts in ({0: two.text(True), 1: one.text(True)}, {0: two.text(True), 1: None}):
+        parts, _ = workers.render(texts, {}, as_openmetrics=True)
+        shown = b"".join(parts).decode()
+        assert f'{{trace_id="{2:032x}"}} 0.04 2000.000000000\n' in shown
+        assert f"{1:032x}" not in shown
+        assert shown.count("# {trace_id") == 2
+
+
+def test_workers_that_speak_openmetrics_are_counted_alike(record: Callable[..., RequestRecord]) -> None:
+    workers = two_workers(record)
+    plain = merged(known(0, 1), dict(enumerate(worker.text() for worker in workers)))
+    other = merged(known(0, 1), dict(enumerate(worker.text(True) for worker in workers)))
+    unsteady = ("process_",)
+    assert {k: v for k, v in plain.items() if not k.startswith(unsteady)} == {
+        k: v for k, v in other.items() if not k.startswith(unsteady)
+    }
 
 
 def test_only_gauges_are_anything_but_sums() -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Fleet, FleetConfigured, ReportCircuit, Ticked
 from gateway.core.model import Backend, Cluster, Outcome, Reason
-from gateway.ports import Hedged, RequestRecord, Retry
+from gateway.ports import ExchangeTrace, Hedged, RequestRecord, Retry
 from gateway.telemetry import metrics as metrics_module
 from gateway.telemetry.catalogue import CATALOGUE, metrics_reference
 from gateway.telemetry.exposition import Exposition, GaugeSources
@@ -50,7 +50,7 @@ class Watched:
         second = Backend("here@10.0.0.2:8000", "http://10.0.0.2:8000", 8)
         backends = (Backend(HERE, "http://10.0.0.1:8000", 4), second)
         self.fleet.apply(FleetConfigured((Cluster("here", "primary", backends),), ("primary", "spot")), 0.0)
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: 1_700_000_000.5)
         self.now_s = 0.0
         sources = GaugeSources(
             view=self.fleet.view,
@@ -95,6 +95,32 @@ def test_a_client_that_left_before_any_answer_has_no_code(watched: Watched, reco
     watched.metrics.record(record(status=0, outcome=Outcome.of(Reason.CLIENT_LEFT)))
     place = {"route_model": "llama-*", "cluster": "here", "tier": "primary"}
     assert watched.scrape().value("requests_total", outcome="ignored", code="none", **place) == 1
+
+
+def test_a_recorded_trace_stands_beside_its_bucket(watched: Watched, record: Record) -> None:
+    for trace_id, is_sampled, ttft_s in (
+        (1, True, 0.04),
+        (2, True, 0.045),
+        (3, False, 0.04),
+        (4, True, 99.0),
+    ):
+        trace = ExchangeTrace(trace_id, 1, None, is_sampled)
+        watched.metrics.record(record(trace=trace, ttft_s=ttft_s))
+    watched.metrics.record(record(trace=ExchangeTrace(5, 1, None, True), ttft_s=None, duration_s=700.0))
+    text = b"".join(watched.exposition.render(as_openmetrics=True)[0]).decode()
+    found = {
+        (sample.name, sample.labels["le"]): (sample.exemplar.labels["trace_id"], sample.exemplar.value)
+        for family in parse_openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert found == {
+        ("spillway_ttft_seconds_bucket", "0.05"): (f"{2:032x}", 0.045),  # the last one
+        ("spillway_ttft_seconds_bucket", "+Inf"): (f"{4:032x}", 99.0),
+        ("spillway_duration_seconds_bucket", "0.5"): (f"{4:032x}", 0.3),
+        ("spillway_duration_seconds_bucket", "+Inf"): (f"{5:032x}", 700.0),
+    }
+    assert "trace_id" not in b"".join(watched.exposition.render()[0]).decode()
 
 
 def test_timings_fall_into_inclusive_buckets(watched: Watched, record: Record) -> None:

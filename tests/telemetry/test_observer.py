@@ -24,7 +24,7 @@ class BrokenLog:
 def test_failures_are_counted_and_logged_once(
     record: Callable[..., RequestRecord], caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics, log = Metrics(), BrokenLog()
+    metrics, log = Metrics(float), BrokenLog()
     observer = Observer(metrics, log)  # type: ignore[arg-type]
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
@@ -35,7 +35,7 @@ def test_failures_are_counted_and_logged_once(
 
 
 def test_a_record_that_breaks_the_metrics_is_still_logged(record: Callable[..., RequestRecord]) -> None:
-    metrics, log = Metrics(), BrokenLog()
+    metrics, log = Metrics(float), BrokenLog()
     Observer(metrics, log).record(record(duration_s="never"))  # type: ignore[arg-type]
     assert log.asked == 1
     assert metrics.failures == 2

@@ -25,7 +25,7 @@ class Pages:
         self.url = url
         self.now_s = 100.0
         self.fleet = Fleet()
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: self.now_s)
         here = Cluster("here", "primary", (Backend(ONE, "", 4), Backend(TWO, "", 4)))
         cheap = Cluster("cheap", "spot", (Backend(SPOT, "", 8),))
         self.fleet.apply(FleetConfigured((here, cheap), ("primary", "spot")), self.now_s)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from gateway import cli
 from gateway.top.following import Follower, session
 from tests.top.gateway_pages import Pages
 
@@ -89,13 +90,14 @@ def test_once_shows_who_is_there_and_fails_for_who_is_not(served):
     "words", [("--admin", "nonsense"), ("--interval", "soon"), ("--interval", "1ms"), ("--interval", "0s")]
 )
 def test_mistakes_in_the_arguments(words):
-    assert top(*words).returncode == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["top", *words])
+    assert ended.value.code == 2
 
 
-def test_a_token_that_cannot_be_read():
-    done = top("--once", "--token-file", "/nowhere/token")
-    assert done.returncode == 1
-    assert done.stderr.startswith("spillway top: cannot read the token")
+def test_a_token_that_cannot_be_read(capsys):
+    assert cli.main(["top", "--once", "--token-file", "/nowhere/token"]) == 1
+    assert capsys.readouterr().err.startswith("spillway top: cannot read the token")
 
 
 async def test_a_gateway_goes_away_and_comes_back(served):
