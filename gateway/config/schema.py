@@ -137,6 +137,12 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
     write_s: Annotated[
         float, _duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
+    tunnel_idle_s: Annotated[
+        float, _duration("How long a WebSocket tunnel may carry no byte either way; a ping is one.")
+    ] = field(default=300.0, name="tunnel_idle")
+    tunnel_total_s: Annotated[
+        float, _duration("How long a WebSocket tunnel may last, from the backend's 101; `total` ends there.")
+    ] = field(default=3600.0, name="tunnel_total")
 
     def first_byte_for_s(self, body_bytes: int) -> float:
         """How long the first byte may take of the answer to a body of this size."""
@@ -505,6 +511,14 @@ class Config(Section, frozen=True, kw_only=True):
             extra={"unique": True},
         ),
     ] = ()
+    websocket_paths: Annotated[
+        tuple[Annotated[str, Meta(extra={"kind": "request_path"})], ...],
+        Meta(
+            description="Paths on which WebSocket tunnels are opened, in place of the default; `*` may be "
+            "the last segment. Upgrade is followed nowhere else.",
+            extra={"unique": True},
+        ),
+    ] = ("/v1/realtime",)
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()
     hedge: HedgeConfig | None = None

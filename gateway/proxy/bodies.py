@@ -16,6 +16,7 @@ import msgspec
 from gateway.proxy.errors import invalid
 from gateway.proxy.multipart import model_span
 from gateway.proxy.paths import ModelSource
+from gateway.proxy.queries import model_in_query, with_query_model
 
 if TYPE_CHECKING:
     from gateway.proxy.headers import RequestHead
@@ -33,7 +34,7 @@ _JSON = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11).
-_IN_PATH, _IN_BODY = ModelSource.PATH, ModelSource.BODY
+_IN_PATH, _IN_BODY, _IN_QUERY = ModelSource.PATH, ModelSource.BODY, ModelSource.QUERY
 
 
 class _Read(msgspec.Struct):
@@ -53,6 +54,8 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
     """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415."""
     if endpoint.model_source is _IN_PATH:
         return BodyFacts(endpoint.model, False)
+    if endpoint.model_source is _IN_QUERY:
+        return BodyFacts(_model_asked(head), False)
     if head.content_encoding not in (b"", b"identity"):
         raise invalid("A compressed request body is not read here.", status=415)
     facts = read_json(body) if head.is_json else _read_form(head, body)
@@ -63,6 +66,15 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
     if facts.model is None and endpoint.model_source is _IN_BODY:
         raise invalid("'model' is missing.", param="model")
     return facts
+
+
+def _model_asked(head: RequestHead) -> str | None:
+    model = model_in_query(head.target)
+    if model is None and head.model_header is not None:
+        model = head.model_header.decode()
+    if model is not None:
+        check_model_name(model)
+    return model
 
 
 def _read_form(head: RequestHead, body: bytes) -> BodyFacts:
@@ -159,6 +171,8 @@ def with_model(
     if endpoint.model_source is _IN_PATH:
         start = len(b"/v2/models/")
         return head.target[:start] + name + head.target[head.target.index(b"/", start) :], body
+    if endpoint.model_source is _IN_QUERY:
+        return with_query_model(head.target, name), body
     if head.is_json:
         return head.target, _with_json_model(body, upstream_model)
     span = model_span(head.content_type, body) if head.content_type else None

@@ -32,6 +32,7 @@ from gateway.proxy.tracing import upstream_lines
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.pool import UpstreamPool
     from gateway.proxy.request_reader import Request
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class Exchange:
         "route",
         "settings",
     )
+
+    # What a tunnel does in another way: see tunnel.py.
+    attempt_type = Attempt
+    may_hedge = True
 
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
         head, endpoint, self._body, received_s, self._refusal = request
@@ -165,7 +170,7 @@ class Exchange:
             self.record.retries += (Retry(before.candidate.cluster, failed),)
             plane.extra.retried(now_s)
         self._attempt = attempt = self.new_attempt(lease, now_s)
-        if before is None and self.settings.hedge is not None:
+        if before is None and self.settings.hedge is not None and self.may_hedge:
             self._hedge = hedge_of(self, plane, attempt)
         self.send(attempt)
 
@@ -175,7 +180,7 @@ class Exchange:
         route = self.route
         route.tried += (lease.candidate,)
         plane, trace = self._plane, self.record.trace
-        attempt = Attempt(plane, self, lease, now_s, route.facts.body_bytes)
+        attempt = self.attempt_type(plane, self, lease, now_s, route.facts.body_bytes)
         if trace is not None and plane.tracing is not None:
             attempt.trace = plane.tracing.attempt(trace, lease.candidate, now_s)
         return attempt
@@ -195,7 +200,11 @@ class Exchange:
         trace, forward = self.record.trace, head.forward
         if trace is not None and attempt.trace is not None:
             forward = upstream_lines(trace, attempt.trace)
-        attempt.begin(pool, answers.request_head(head, forward, target, pool, self, len(body)), body)
+        attempt.begin(pool, self._head_for(pool, target, forward, len(body)), body)
+
+    def _head_for(self, pool: UpstreamPool, target: bytes, forward: bytes, length: int) -> bytes:
+        assert self._head is not None
+        return answers.request_head(self._head, forward, target, pool, self, length)
 
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 

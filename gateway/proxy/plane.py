@@ -73,6 +73,7 @@ class DataPlane:
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
         self.is_draining = False
         self.buffered_bytes = 0
+        self.tunnels = 0
         self._connections: set[DownstreamConnection] = set()
         self._out_of_bytes: deque[DownstreamConnection] = deque()
         self._is_empty: asyncio.Event | None = None

@@ -15,6 +15,7 @@ from gateway.proxy.errors import Refusal, body_too_large, malformed
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
 from gateway.proxy.paths import Endpoint, PathTable
 from gateway.proxy.repeats import RepeatedHead
+from gateway.proxy.websocket import handshake_of
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
@@ -200,6 +201,8 @@ class RequestReader:
             self._connection.body_announced()
         try:
             self._endpoint = self._plane.settings.paths.find(head.method, head.path)
+            if self._endpoint.is_tunnel:
+                handshake_of(head)
             if head.content_length is not None and head.content_length > self._plane.settings.max_body_bytes:
                 raise body_too_large(self._plane.settings.max_body_bytes)
         except Refusal as refusal:

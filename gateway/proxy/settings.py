@@ -34,12 +34,13 @@ class PlaneSettings:
 def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSettings:
     """`before` is in force until now: a table of paths that stays the same is the same object."""
     known = before.paths if before is not None else None
-    is_known = known is not None and known.extra_paths == config.paths
+    wanted = (config.paths, config.websocket_paths)
+    is_known = known is not None and (known.extra_paths, known.websocket_paths) == wanted
     return PlaneSettings(
         timeouts=config.timeouts,
         retry=config.retry,
         hedge=config.hedge,
-        paths=known if is_known and known is not None else PathTable(config.paths),
+        paths=known if is_known and known is not None else PathTable(*wanted),
         max_body_bytes=config.max_body_bytes,
         max_buffered_bytes=config.max_buffered_bytes,
         exposes_routing=config.expose_routing,

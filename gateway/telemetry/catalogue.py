@@ -203,6 +203,15 @@ STORE_EXCHANGE = MetricSpec(
     "One exchange with the shared store; `result` is ok or failed.",
     EXCHANGE_BOUNDS_S,
 )
+TUNNELS = MetricSpec("tunnels", "gauge", (), "WebSocket tunnels open now.")
+TUNNEL_SECONDS = MetricSpec(
+    "tunnel_seconds",
+    "histogram",
+    _PLACE,
+    "From the first byte of a request to the end of its WebSocket tunnel. Tunnels are in no other histogram; "
+    "in `requests_total` their code is 101.",
+    DURATION_BOUNDS_S,
+)
 DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
 ACCESS_LOG_DROPPED = MetricSpec(
@@ -288,6 +297,8 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     STORE_DEGRADED,
     STORE_GATEWAYS,
     STORE_EXCHANGE,
+    TUNNELS,
+    TUNNEL_SECONDS,
     DOWNSTREAM_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,

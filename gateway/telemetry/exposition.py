@@ -34,6 +34,7 @@ class GaugeSources:
     leases_held: Callable[[str], int]
     store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
+    tunnels: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
@@ -66,6 +67,7 @@ class Exposition(Collector):
         yield gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
+        yield gauge(catalogue.TUNNELS, {(): self._sources.tunnels()})
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
@@ -88,6 +90,8 @@ class Exposition(Collector):
         timings = self._metrics.timings
         yield histogram(catalogue.TTFT, {labels: t.ttft for labels, t in timings.items()})
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
+        tunnels = self._metrics.tunnel_timings
+        yield histogram(catalogue.TUNNEL_SECONDS, {labels: t.duration for labels, t in tunnels.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
 

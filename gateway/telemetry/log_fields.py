@@ -54,13 +54,20 @@ FIELDS: tuple[LogField, ...] = (
         "What the client asked for; at most 128 characters.",
     ),
     LogField("stream", bool, "", NEVER, "Whether the client asked for a stream; false until that is read."),
-    LogField("status", int, "HTTP status", NEVER, "Sent to the client; 0 when it left before any."),
+    LogField(
+        "status",
+        int,
+        "HTTP status",
+        NEVER,
+        "Sent to the client; 101 for a WebSocket tunnel, 0 when it left before any.",
+    ),
     LogField(
         "error_code",
         str,
         "",
         "null when the answer is a backend's, and whole",
-        "Of an error that the gateway itself made: see [the list](http-interface.md#errors).",
+        "Of an error that the gateway itself made: see [the list](http-interface.md#errors). `tunnel_idle` "
+        "and `tunnel_total`: it ended a WebSocket tunnel at that limit.",
     ),
     LogField(
         "outcome",
@@ -101,14 +108,14 @@ FIELDS: tuple[LogField, ...] = (
         float,
         "milliseconds",
         "null when no backend's byte went to the client",
-        "From the first byte of the request to the first body byte of the answer.",
+        "From the first byte of the request to the first body byte of the answer; of a tunnel to its 101.",
     ),
     LogField(
         "duration_ms",
         float,
         "milliseconds",
         NEVER,
-        "From the first byte of the request to the last byte of its answer.",
+        "From the first byte of the request to the last byte of its answer, or to the end of its tunnel.",
     ),
     LogField(
         "overhead_ms",
@@ -118,8 +125,20 @@ FIELDS: tuple[LogField, ...] = (
         "The part of `ttft_ms` that was not spent waiting for the backend that answered: what the gateway "
         "took, and attempts that ended without a byte; 0 without `ttft_ms`.",
     ),
-    LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
-    LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
+    LogField(
+        "bytes_in",
+        int,
+        "bytes",
+        NEVER,
+        "Of the request's body, as far as it was read; of a tunnel all that its client sent.",
+    ),
+    LogField(
+        "bytes_out",
+        int,
+        "bytes",
+        NEVER,
+        "Of the answer's body, without the framing of chunks; of a tunnel all that the backend sent.",
+    ),
     LogField(
         "trace_id",
         str,
