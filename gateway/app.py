@@ -314,6 +314,7 @@ class Gateway:
                 store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
                 tunnels=lambda: self._plane.tunnels,
+                refused_connections=lambda: self._plane.door.refused,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,

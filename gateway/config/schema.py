@@ -485,6 +485,26 @@ class Config(Section, frozen=True, kw_only=True):
     max_buffered_bytes: Annotated[
         int, _size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Client connections at once, of each worker; one more gets 503 and is closed.",
+        ),
+    ] = 20_000
+    max_connections_per_client: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=10_000_000,
+                description="Connections from one address (IPv6: one /64) at once, of each worker; one more "
+                "gets 429. Default: no limit, because behind a balancer all clients have one address.",
+            ),
+        ]
+        | None
+    ) = None
     drain_delay_s: Annotated[
         float,
         _duration(

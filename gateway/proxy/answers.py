@@ -142,6 +142,23 @@ def local_answer(answer: LocalAnswer, exchange: Exchange) -> bytes:
     )
 
 
+def unasked_answer(refusal: Refusal, request_id: str) -> bytes:
+    """An error for a connection of which no request is read; the connection ends with it."""
+    body = refusal.body()
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+        b"x-request-id: %b\r\n%bconnection: close\r\n\r\n%b"
+        % (
+            refusal.status,
+            reason_phrase(refusal.status),
+            len(body),
+            request_id.encode(),
+            refusal.headers,
+            body,
+        )
+    )
+
+
 def local(endpoint: Endpoint, plane: DataPlane) -> LocalAnswer:
     """Answers a path that is the gateway's own. Raises Refusal."""
     if endpoint.local_path is LocalPath.MODELS:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from gateway.proxy.answers import unasked_answer
 from gateway.proxy.errors import Refusal, malformed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.request_reader import Request, RequestReader
@@ -78,7 +79,8 @@ class DownstreamConnection(asyncio.Protocol):
             self.peer = str(peer[0])
             self.forwarded += b"x-forwarded-for: %b\r\n" % self.peer.encode()
         self.deadline_s = self._plane.clock() + self._plane.settings.timeouts.request_head_s
-        self._plane.joined(self)
+        if (refusal := self._plane.joined(self)) is not None:
+            self._turn_away(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
@@ -129,11 +131,17 @@ class DownstreamConnection(asyncio.Protocol):
             if self._early is not None:
                 self._hold_early(data[at:])
                 return
-            if len(self._waiting) >= MAX_PIPELINED and not reader.is_begun:
+            if self._waiting and not reader.is_begun and self._is_full():
                 self._unread = data[at:]
                 self.transport.pause_reading()
                 return
             at = reader.read(data, at)
+
+    def _is_full(self) -> bool:
+        """Whether enough waits its turn: no client fills the memory of all by not waiting for its answers."""
+        waiting = self._waiting
+        most_bytes = self._plane.settings.max_body_bytes
+        return len(waiting) >= MAX_PIPELINED or sum(len(one.body) for one in waiting) >= most_bytes
 
     def _hold_early(self, data: bytes) -> None:
         """Read as nothing until it is known whether there is a tunnel, and thrown away if there is none."""
@@ -238,6 +246,14 @@ class DownstreamConnection(asyncio.Protocol):
         )
         if self._reader.owes_continue:
             self.send_continue()
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """One answer to whatever it was going to ask; nothing is read of that."""
+        self._is_closing = True
+        if self.transport.is_closing():
+            return
+        self.write(unasked_answer(refusal, self._plane.request_id(None)))
+        self._close_gently()
 
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""

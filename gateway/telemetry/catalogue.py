@@ -213,6 +213,13 @@ TUNNEL_SECONDS = MetricSpec(
     DURATION_BOUNDS_S,
 )
 DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
+REFUSED_CONNECTIONS = MetricSpec(
+    "refused_connections_total",
+    "counter",
+    ("reason",),
+    "Client connections turned away; `reason` is the setting that said so: max_connections or "
+    "max_connections_per_client.",
+)
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
 ACCESS_LOG_DROPPED = MetricSpec(
     "access_log_dropped_total",
@@ -300,6 +307,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     TUNNELS,
     TUNNEL_SECONDS,
     DOWNSTREAM_CONNECTIONS,
+    REFUSED_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
     SPANS_DROPPED,

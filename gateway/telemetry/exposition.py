@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -35,6 +35,7 @@ class GaugeSources:
     store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
     tunnels: Callable[[], int] = _zero
+    refused_connections: Callable[[], Mapping[str, int]] = dict
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
@@ -82,6 +83,8 @@ class Exposition(Collector):
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
+        refused = self._sources.refused_connections()
+        yield counter(catalogue.REFUSED_CONNECTIONS, {(reason,): count for reason, count in refused.items()})
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
         yield counter(catalogue.SPANS_DROPPED, {(): self._sources.spans_dropped()})
         yield counter(catalogue.TELEMETRY_FAILURES, {(): metrics.failures})
