@@ -26,6 +26,7 @@ from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
+from gateway.proxy.large_bodies import LARGE_BODY_BYTES
 from gateway.proxy.route import Route
 from gateway.proxy.tracing import upstream_lines
 
@@ -50,9 +51,11 @@ class Exchange:
         "_attempt",
         "_body",
         "_endpoint",
+        "_facts",
         "_failed",
         "_head",
         "_hedge",
+        "_looking",
         "_plane",
         "_refusal",
         "_task",
@@ -81,6 +84,8 @@ class Exchange:
         self._hedge: Hedge | None = None
         self._failed: Reason | None = None  # how the one before this attempt did
         self._task: asyncio.Task[None] | None = None  # waits for a slot
+        self._facts: bodies.BodyFacts | None = None  # of a large body, once they are known
+        self._looking: asyncio.Task[None] | None = None  # until then
         self._waited_s = 0.0  # for backends that did not answer in the end
         self.connection = connection
         self.keeps_alive = head is not None and head.keeps_alive
@@ -108,6 +113,9 @@ class Exchange:
                 raise self._refusal
             if endpoint is not None and endpoint.local_path is not None:
                 self._answer(answers.local(endpoint, plane))
+            elif self._is_to_be_looked_at():
+                self._looking = plane.loop.create_task(self._look())
+                return
             else:
                 now_s = plane.clock()
                 plan = self._make_plan(now_s)
@@ -124,10 +132,38 @@ class Exchange:
             self._fail_inside()
         self._end()
 
+    def _is_to_be_looked_at(self) -> bool:
+        """Whether its body is too large to be read while everybody else waits."""
+        if len(self._body) <= LARGE_BODY_BYTES or self._facts is not None:
+            return False
+        return (
+            self._head is not None
+            and self._endpoint is not None
+            and bodies.is_read(self._head, self._endpoint)
+        )
+
+    async def _look(self) -> None:
+        """A large body is read elsewhere; with what it says the exchange starts once more."""
+        head, endpoint = self._head, self._endpoint
+        assert head is not None and endpoint is not None
+        try:
+            large = self._plane.large_bodies
+            facts = await large.read(head.content_type, self._body, is_json=head.is_json)
+            self._facts = bodies.with_header(head, endpoint, facts)
+        except Refusal as refusal:
+            self._refusal = refusal
+        except Exception:
+            log.exception("exchange %s failed", self.record.request_id)
+            self._fail_inside()
+            self._end()
+            return
+        self._looking = None
+        self.start()
+
     def _make_plan(self, now_s: float) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
         assert self._head is not None and self._endpoint is not None
-        facts = bodies.read_facts(self._head, self._endpoint, self._body)
+        facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
@@ -196,7 +232,8 @@ class Exchange:
         assert head is not None and endpoint is not None
         target = head.target
         if candidate.upstream_model is not None:
-            target, body = bodies.with_model(head, endpoint, body, candidate.upstream_model)
+            upstream_model = candidate.upstream_model
+            target, body = bodies.with_model(head, endpoint, body, upstream_model, self._facts)
         trace, forward = self.record.trace, head.forward
         if trace is not None and attempt.trace is not None:
             forward = upstream_lines(trace, attempt.trace)
@@ -407,19 +444,24 @@ class Exchange:
             self._hedge.end(_OVERTAKEN if reason is Reason.TOTAL_TIMEOUT else Outcome.of(reason))
         if attempt is not None and attempt.is_running:
             attempt.fail(reason)
-        elif self._task is not None:
+        elif self._task is not None or self._looking is not None:
             self._stop_waiting()
             self._refuse(attempt_failed(reason))
             self._end()
 
     def _stop_waiting(self) -> None:
         """Cancelled, the store leaves no slot taken."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
+        if self._looking is not None:
+            return  # that has its own deadline
         if now_s >= self.route.deadline_s:
             # A client in a hurry says nothing about the backend.
             self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)

@@ -23,6 +23,7 @@ from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.errors import Refusal
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
+from gateway.proxy.large_bodies import LargeBodies
 from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
@@ -76,6 +77,7 @@ class DataPlane:
         self.is_draining = False
         self.buffered_bytes = 0
         self.tunnels = 0
+        self.large_bodies = LargeBodies()
         self.door = Door(lambda: self.settings)
         self._connections = self.door.inside
         self._out_of_bytes: deque[DownstreamConnection] = deque()
@@ -139,6 +141,7 @@ class DataPlane:
         for pool in self.pools.values():
             pool.close_idle()
         await asyncio.sleep(0)
+        self.large_bodies.close()
 
     def joined(self, connection: DownstreamConnection) -> Refusal | None:
         """A client has connected; a refusal when it may not."""
