@@ -19,7 +19,7 @@ from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, Gateway
 from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
 from gateway.config.fixed import restart_needed
-from gateway.config.fleet import breaker_of, clusters_of
+from gateway.config.fleet import fleet_of
 from gateway.config.loading import Loaded
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
@@ -29,7 +29,6 @@ from gateway.core.fleet import (
     Drained,
     Event,
     Fleet,
-    FleetConfigured,
     ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
@@ -172,7 +171,7 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(_picture_of(config))
+        self.apply(fleet_of(config))
         for name, until_s in (self._place.drains if self._place else {}).items():
             self._apply_heard(Drained(name, until_s))
             self._store.assume_drain(name, until_s - self._clock())
@@ -207,7 +206,7 @@ class Gateway:
         targets = targets_of(config)
         self._health.prepare(targets)
         tls = self._tls.prepared(config.tls) if self._tls and config.tls else None
-        picture = _picture_of(config)
+        picture = fleet_of(config)
         # Then nothing that can: there is no moment between the two pictures.
         self._config = config
         self._plane.follow(config, pools)
@@ -385,10 +384,6 @@ def _uniform_draws() -> Callable[[], int]:
     """64 random bits a call, from a generator seeded by the system."""
     seed(SystemRandom().getrandbits(128))
     return partial(getrandbits, 64)
-
-
-def _picture_of(config: Config) -> FleetConfigured:
-    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
 
 
 class TracingMissing(OSError):

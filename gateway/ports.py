@@ -201,6 +201,7 @@ class RequestRecord:
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
+    `passed_over` says why the tiers above the first attempt's did not serve, or why nobody did.
     `trace` is there only where the configuration has `tracing`.
     """
 
@@ -220,6 +221,7 @@ class RequestRecord:
     backend: str = ""
     preferred_tier: str = ""
     spill_reason: str | None = None
+    passed_over: str = ""
     attempts: int = 0
     ttft_s: float | None = None
     duration_s: float = 0.0

@@ -9,7 +9,7 @@ from gateway.config.schema import Config
 _NOT_NOW = "changes only with a restart"
 
 # What is open, held or told to others by its old name.
-_FIXED: dict[str, Callable[[Config], object]] = {
+FIXED: dict[str, Callable[[Config], object]] = {
     "listen": lambda config: config.listen,
     "admin.listen": lambda config: config.admin.listen,
     "workers": lambda config: config.workers,
@@ -24,4 +24,4 @@ _FIXED: dict[str, Callable[[Config], object]] = {
 
 def restart_needed(running: Config, wanted: Config) -> dict[str, str]:
     """What says that `wanted` can't take the place of `running` in this process: by setting, why not."""
-    return {setting: _NOT_NOW for setting, of in _FIXED.items() if of(running) != of(wanted)}
+    return {setting: _NOT_NOW for setting, of in FIXED.items() if of(running) != of(wanted)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from gateway.config.files import FileContent
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.breaker import BreakerSettings
+from gateway.core.events import FleetConfigured
 from gateway.core.model import Backend, Cluster, HealthRules
 from gateway.core.retries import ExtraAttempts
 
@@ -55,6 +56,11 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
         )
         for cluster in config.clusters
     )
+
+
+def fleet_of(config: Config) -> FleetConfigured:
+    """What the core is told of the configuration."""
+    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
 
 
 def breaker_of(config: Config) -> BreakerSettings:

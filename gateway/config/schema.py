@@ -19,6 +19,9 @@ from gateway.config.secrets import Secret
 from gateway.config.sections import DAY_S, MIB, Limit, Name, Section, Weight, duration, kind, size
 from gateway.config.units import AT_P95
 
+DEFAULT_TIERS = ("primary", "backup", "spot")
+DEFAULT_DRAIN_S = 30.0
+
 
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards clients."""
@@ -404,11 +407,11 @@ class Config(Section, frozen=True, kw_only=True):
     ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
         float, duration("How long requests in flight may take to finish at shutdown.", ge=0)
-    ] = field(default=30.0, name="drain_timeout")
+    ] = field(default=DEFAULT_DRAIN_S, name="drain_timeout")
     tiers: Annotated[
         tuple[Name, ...],
         Meta(min_length=1, description="The tiers in order of preference.", extra={"unique": True}),
-    ] = ("primary", "backup", "spot")
+    ] = DEFAULT_TIERS
     cluster_policy: Annotated[
         Literal["weight", "least_loaded"],
         Meta(description="Which cluster of a tier comes first: by weighted chance, or the least loaded."),

@@ -187,6 +187,7 @@ class Exchange:
                 self._make_do(reason)
                 return
             model = self.record.model
+            self.route.note_passed_over(None)
             raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
         except Refusal as refusal:
             self._refuse(refusal)
@@ -200,6 +201,8 @@ class Exchange:
         plane, before = self._plane, self._attempt
         if before is None:
             plane.extra.exchange_began(now_s)
+            if lease.candidate.tier != self.record.preferred_tier:
+                self.route.note_passed_over(lease.candidate)
         elif failed is not None:
             self._settle(Outcome.of(failed))
             self._failed = failed

@@ -55,12 +55,17 @@ class Route(Journey):
 
     def _not_shed(self, plan: Plan | Shed) -> Plan:
         if isinstance(plan, Shed):
+            self.note_passed_over(None)
             raise shed(plan.reason, self.facts.model)
         return plan
 
     def take_back(self, candidate: Candidate) -> None:
         super().take_back(candidate)
         self._record.attempts -= 1
+
+    def note_passed_over(self, taken: Candidate | None) -> None:
+        """At the moment of the first attempt, or when nobody may try: later nobody could tell why."""
+        self._record.passed_over = self._view.passed_over(self.facts.model, taken)
 
     # --- slots ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from gateway.config.fleet import breaker_of, clusters_of, set_budget
+from gateway.config.fleet import fleet_of, set_budget
 from gateway.config.schema import Config
 from gateway.core.events import SWEEP_S, TICK_S
 from gateway.core.fleet import (
@@ -18,7 +18,6 @@ from gateway.core.fleet import (
     Event,
     FirstByteSeen,
     Fleet,
-    FleetConfigured,
     ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
@@ -75,9 +74,7 @@ class SimGateway:
 
     def begin(self) -> None:
         config = self.config
-        self.apply(
-            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
-        )
+        self.apply(fleet_of(config))
         self.timeline.at(0.0, self._tick)
         for cluster in config.clusters:
             if cluster.health is not None:

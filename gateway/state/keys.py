@@ -12,7 +12,7 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
                                            "@GATEWAY" -> NOW_MS, when it was told
     spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end
     spillway:{FLEET}:openings        hash  GATEWAY|BACKEND -> "UNTIL_MS|STREAK|REASON", a circuit it opened
-    spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: see NewsKind
+    spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: NewsKind, below
 
 GATEWAY is a random id made at each start, so a process that comes back from the dead writes only its own
 fields. All times are in milliseconds, by the fleet's clock or, for drains, the server's. Every key expires by
