@@ -220,7 +220,7 @@ def main() -> None:
         command = [str(Path(sys.executable).with_name("spillway")), "serve", "-c", str(config)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as gateway:
             try:
-                time.sleep(2)
+                time.sleep(4)
                 uvloop.run(measure(port, gateway.pid, orders, counts, 10.0))
             finally:
                 gateway.terminate()

@@ -128,6 +128,8 @@ class Gateway:
                     for backend_id in backend_ids:
                         if (pool := self._plane.pools.get(backend_id)) is not None:
                             pool.close_idle()
+        if self._plane.holding.count:
+            self._plane.waiting.review()
 
     def _report(self, change: ReportCircuit) -> None:
         backend_id, circuit, trigger, reason = change
@@ -337,6 +339,7 @@ class Gateway:
                 refused_connections=lambda: self._plane.door.refused,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
+                waiting=lambda: self._plane.holding.count,
                 discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
                 spans_dropped=lambda: spans.dropped if spans is not None else 0,

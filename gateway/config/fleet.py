@@ -8,6 +8,7 @@ from gateway.config.files import FileContent
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.breaker import BreakerSettings
 from gateway.core.events import FleetConfigured
+from gateway.core.holding import HoldRules
 from gateway.core.model import Backend, Cluster, HealthRules
 from gateway.core.retries import ExtraAttempts
 
@@ -75,6 +76,12 @@ def breaker_of(config: Config) -> BreakerSettings:
         breaker.open_max_s,
         breaker.slow_start_s,
     )
+
+
+def hold_of(config: Config) -> HoldRules | None:
+    """How requests wait for slots; None: they do not."""
+    hold = config.hold
+    return HoldRules(hold.max_wait_s, hold.max_waiting) if hold.max_wait_s else None
 
 
 def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | None) -> None:

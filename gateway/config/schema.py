@@ -117,6 +117,25 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
         return self.first_byte_s + self.first_byte_per_kib_s * (body_bytes / 1024)
 
 
+class HoldConfig(Section, frozen=True, kw_only=True):
+    """Waiting for a slot of the best tier before spilling, and for any slot before shedding."""
+
+    max_wait_s: Annotated[
+        float,
+        duration(
+            "How long one request waits at most, in all; only while a slot is likely to come free in that "
+            "time. `0s`: nobody waits.",
+            ge=0,
+        ),
+    ] = field(default=0.5, name="max_wait")
+    max_waiting: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="Requests that wait at once in one gateway, per model and tier."
+        ),
+    ] = 1000
+
+
 class RetryConfig(Section, frozen=True, kw_only=True):
     """Trying again, on another backend, before the client has seen a byte."""
 
@@ -440,6 +459,7 @@ class Config(Section, frozen=True, kw_only=True):
         ),
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    hold: HoldConfig = HoldConfig()
     retry: RetryConfig = RetryConfig()
     hedge: HedgeConfig | None = None
     breaker: BreakerConfig = BreakerConfig()

@@ -97,6 +97,10 @@ class BackendState:
         until_s = now_s + min(max(asked_s, MIN_FULL_S), MAX_FULL_S)
         self._full_until_s = max(self._full_until_s, until_s)
 
+    def says_full(self, now_s: float) -> bool:
+        """By its own word, whatever its limit."""
+        return now_s < self._full_until_s
+
     def settle(self, settings: BreakerSettings, now_s: float) -> bool:
         """Works out the effective limit and weight; True when one of them has changed.
 
@@ -230,8 +234,9 @@ class FleetView:
         self.clusters: dict[str, ClusterState] = {}
         self.backends: dict[str, BackendState] = {}
         self.cluster_policy = CLUSTER_POLICIES["weight"]
+        self.version = 0  # another one when who may serve has changed
         self._serving: dict[str | None, Serving] = {}
-        self._passed_over: dict[tuple[str | None, str | None], str] = {}
+        self._passed_over: dict[tuple[str | None, str | None, bool], str] = {}
 
     def serving(self, model: str | None) -> Serving | None:
         """Who may serve `model`; None when no cluster is configured for it."""
@@ -261,7 +266,7 @@ class FleetView:
 
     def passed_over(self, model: str | None, taken: Candidate | None) -> str:
         """Why the tiers above did not serve: see `explaining.passed_over`. Remembered: floods spill alike."""
-        key = (model, taken.cluster if taken is not None else None)
+        key = (model, None, False) if taken is None else (model, taken.cluster, taken.is_probe)
         found = self._passed_over.get(key)
         if found is None:
             if len(self._passed_over) >= MAX_REMEMBERED_MODELS:
@@ -288,6 +293,7 @@ class FleetView:
 
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
+        self.version += 1
         self._serving.clear()
         self._passed_over.clear()
 

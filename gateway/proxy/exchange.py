@@ -119,7 +119,7 @@ class Exchange:
             else:
                 now_s = plane.clock()
                 plan = self._make_plan(now_s)
-                lease = plane.store.lease_now(plan)
+                lease = self.route.lease_now(plan)
                 if lease is not None:
                     self._try(lease, now_s)
                 else:
@@ -188,7 +188,8 @@ class Exchange:
                 return
             model = self.record.model
             self.route.note_passed_over(None)
-            raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
+            why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
+            raise shed(why, model, self._plane.view.retry_after_s(model))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -317,6 +318,8 @@ class Exchange:
         record.status = head.status
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        if record.held is not None:
+            record.overhead_s -= record.held.seconds
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
@@ -357,6 +360,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
+        record.refused = refusal.cause
         record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False
@@ -458,6 +462,7 @@ class Exchange:
             self._looking.cancel()
             self._looking = None
         if self._task is not None:
+            self.route.stop_waiting()
             self._task.cancel()
             self._task = None
 

@@ -28,6 +28,7 @@ from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
 from gateway.proxy.tracing import TraceContexts
+from gateway.proxy.waiting_room import WaitingRoom
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
+        self.waiting = WaitingRoom(self.loop, self.view, self.store, self.clock)
+        self.holding = self.waiting.holding
         self.extra = ExtraAttempts()
         self.settings.set_budget(self.extra)
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
@@ -135,6 +138,7 @@ class DataPlane:
 
     async def close(self) -> None:
         self._sweeper.cancel()
+        self.waiting.close()
         self._port.close()
         for connection in (*self._connections, *self.door.answered):
             connection.transport.abort()

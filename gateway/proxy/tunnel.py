@@ -124,6 +124,8 @@ class TunnelExchange(Exchange):
         record.status = head.status
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        if record.held is not None:
+            record.overhead_s -= record.held.seconds
         if not self.route.is_own_deadline:
             self.route.deadline_s = now_s + self.settings.timeouts.tunnel_total_s
         candidate = attempt.candidate if self.settings.exposes_routing else None

@@ -101,6 +101,7 @@ class AccessLog:
             "ttft_ms": None if ttft_s is None else int(ttft_s * 1e6) / 1e3,
             "duration_ms": int(record.duration_s * 1e6) / 1e3,
             "overhead_ms": int(record.overhead_s * 1e6) / 1e3,
+            "queue_ms": 0.0 if record.held is None else int(record.held.seconds * 1e6) / 1e3,
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }

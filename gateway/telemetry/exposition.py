@@ -39,6 +39,7 @@ class GaugeSources:
     refused_connections: Callable[[], Mapping[str, int]] = dict
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    waiting: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
     discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple
@@ -72,6 +73,7 @@ class Exposition(Collector):
             yield gauge(spec, values)
         yield gauge(catalogue.TUNNELS, {(): self._sources.tunnels()})
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
+        yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
         yield from discovery_families(self._sources.discovery())
@@ -82,6 +84,7 @@ class Exposition(Collector):
         yield counter(catalogue.REQUESTS, requests)
         yield counter(catalogue.SPILLS, metrics.spills)
         yield counter(catalogue.SHEDS, metrics.sheds)
+        yield counter(catalogue.REFUSED, metrics.refused)
         yield counter(catalogue.RETRIES, metrics.retries)
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)
@@ -100,6 +103,7 @@ class Exposition(Collector):
         yield histogram(catalogue.TUNNEL_SECONDS, {labels: t.duration for labels, t in tunnels.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
+        yield histogram(catalogue.HOLD, self._metrics.holds)
 
     def _backend_gauges(self) -> Iterator[Metric]:
         states = {

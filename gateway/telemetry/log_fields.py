@@ -138,7 +138,14 @@ FIELDS: tuple[LogField, ...] = (
         "milliseconds",
         NEVER,
         "The part of `ttft_ms` that was not spent waiting for the backend that answered: what the gateway "
-        "took, and attempts that ended without a byte; 0 without `ttft_ms`.",
+        "took, and attempts that ended without a byte; 0 without `ttft_ms`. Without `queue_ms`.",
+    ),
+    LogField(
+        "queue_ms",
+        float,
+        "milliseconds",
+        NEVER,
+        "How long the request waited for a slot: see [`hold`](configuration.md#hold); 0 when it did not.",
     ),
     LogField(
         "bytes_in",

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.core.model import Outcome, Reason
-from gateway.ports import RequestRecord
+from gateway.ports import Held, RequestRecord
 from gateway.telemetry.catalogue import (
     DURATION_BOUNDS_S,
     EXCHANGE_BOUNDS_S,
+    HOLD_BOUNDS_S,
     OVERHEAD_BOUNDS_S,
     TTFT_BOUNDS_S,
 )
@@ -93,9 +94,11 @@ class Metrics:
         self.tunnel_timings: dict[tuple[str, ...], Timings] = {}
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
+        self.refused: dict[tuple[str, ...], int] = {}
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
+        self.holds: dict[tuple[str, ...], Histogram] = {}
         self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
             (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
@@ -123,8 +126,10 @@ class Metrics:
             histogram.sum_s += ttft_s
         if tier != record.preferred_tier and tier and record.preferred_tier:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
-        if record.error_code in SHED_CODES:
-            _count(self.sheds, (record.error_code,))
+        if record.error_code is not None:
+            self._record_error(record.error_code, record.refused)
+        if record.held is not None:
+            self._record_hold(record.held)
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
         if record.trace is not None and record.trace.is_sampled:
@@ -136,6 +141,12 @@ class Metrics:
         if record.ttft_s is not None:
             timings.ttft.show(trace_id, record.ttft_s, at_s)
 
+    def _record_error(self, code: str, refused: str | None) -> None:
+        if refused is not None:
+            _count(self.refused, (refused,))
+        elif code in SHED_CODES:
+            _count(self.sheds, (code,))
+
     def _record_attempts(self, record: RequestRecord) -> None:
         for retry in record.retries:
             _count(self.retries, (retry.cluster, retry.reason.value))
@@ -144,6 +155,14 @@ class Metrics:
             _count(self.retries_denied, (cluster, reason.value))
         if record.hedge is not None:
             _count(self.hedges, record.hedge)
+
+    def _record_hold(self, held: Held) -> None:
+        labels: tuple[str, ...] = (held.tier, held.outcome)
+        if labels not in self.holds and len(self.holds) >= MAX_SERIES:
+            labels = (OTHER, held.outcome)
+        histogram = self.holds.setdefault(labels, Histogram(HOLD_BOUNDS_S))
+        histogram.counts[bisect_left(HOLD_BOUNDS_S, held.seconds)] += 1
+        histogram.sum_s += held.seconds
 
     def record_opening(self, cluster: str, backend_id: str, reason: Reason) -> None:
         """Counts one opening of a backend's circuit."""
