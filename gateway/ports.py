@@ -156,6 +156,12 @@ class StateStore(Protocol):
     def release(self, lease: Lease) -> None:
         """Gives the slot back. Releasing twice is the same as once. Never waits, never raises."""
 
+    def release_permit(self, lease: Lease) -> None:
+        """The probe has its verdict before its end: only the permit is given back, and the slot stays taken.
+
+        For a lease without a permit, or one that is released, nothing happens.
+        """
+
     def leases_held(self, backend_id: str) -> int:
         """Slots of `backend_id` that this gateway holds now."""
 

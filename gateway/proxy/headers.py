@@ -36,6 +36,7 @@ class Rule(IntEnum):
     CONTENT_ENCODING = auto()
     CREDENTIAL = auto()
     AUTHORIZATION = auto()
+    WEBSOCKET = auto()
     REQUEST_ID = auto()
     MODEL = auto()
     DEADLINE = auto()
@@ -43,6 +44,7 @@ class Rule(IntEnum):
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
 _FORWARD, _DROP, _CREDENTIAL, _CONNECTION = Rule.FORWARD, Rule.DROP, Rule.CREDENTIAL, Rule.CONNECTION
+_WEBSOCKET = Rule.WEBSOCKET
 
 _HOP_BY_HOP = (
     b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
@@ -72,6 +74,9 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     **dict.fromkeys((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
                      b"x-forwarded-port", b"x-real-ip"), Rule.DROP),
     **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
+    # Read on the paths of tunnels, and dropped everywhere else.
+    **dict.fromkeys((b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol",
+                     b"sec-websocket-extensions"), Rule.WEBSOCKET),
 }  # fmt: skip
 
 _RESPONSE_RULES: dict[bytes, Rule] = {
@@ -144,6 +149,7 @@ class RequestHead:
         "path",
         "request_id",
         "target",
+        "upgrade",
     )
 
     def __init__(self, method: bytes, target: bytes) -> None:
@@ -163,6 +169,8 @@ class RequestHead:
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
         self.deadline: bytes | None = None  # as it came: see spans.py
+        # Of a tunnel, by header: see websocket.py. `connection` is there when that says "upgrade".
+        self.upgrade: dict[bytes, bytes] | None = None
 
     @property
     def may_repeat(self) -> bool:
@@ -198,6 +206,9 @@ def read_request_head(method: bytes, target: bytes, version: str, headers: Heade
             if rule is _CREDENTIAL:
                 _take_credential(head, name, value)
                 continue
+            if rule is _WEBSOCKET:
+                _note_upgrade(head, name.lower(), value.strip(b" \t"))
+                continue
             if rule in special:
                 if rule is not _CONNECTION:
                     raise _stands_twice(rule)
@@ -211,6 +222,13 @@ def read_request_head(method: bytes, target: bytes, version: str, headers: Heade
     if (connection := special.get(Rule.CONNECTION)) is not None and connection != b"keep-alive":
         _obey_connection(head, connection)
     return head
+
+
+def _note_upgrade(head: RequestHead, name: bytes, value: bytes) -> None:
+    if head.upgrade is None:
+        head.upgrade = {}
+    # What may be a list may stand in several lines; what may not is refused as a list.
+    head.upgrade[name] = head.upgrade[name] + b"," + value if name in head.upgrade else value
 
 
 def _take_credential(head: RequestHead, name: bytes, value: bytes) -> None:
@@ -322,8 +340,12 @@ def _obey_connection(head: RequestHead, connection: bytes) -> None:
     named = {token.strip().lower() for token in connection.split(b",")}
     if b"close" in named:
         head.keeps_alive = False
+    if head.upgrade is not None and b"upgrade" in named:
+        head.upgrade[b"connection"] = connection
     named -= {b"close", b"keep-alive", b"upgrade", b""}
     if named:
+        if head.upgrade is not None:
+            head.upgrade = {name: value for name, value in head.upgrade.items() if name not in named}
         head.forward = _without(head.forward, named)
         head.credentials = _without(head.credentials, named)
 
@@ -370,9 +392,14 @@ class BadResponse(Exception):
     """The backend's head can't be trusted."""
 
 
-def read_response_head(status: int, reason: bytes, version: str, headers: Headers) -> ResponseHead:
+_MAX_REASON_BYTES = 256
+
+
+def read_response_head(
+    status: int, reason: bytes, version: str, headers: Headers, lowest_status: int = 200
+) -> ResponseHead:
     """Checks a backend's head. Raises BadResponse."""
-    if not 200 <= status <= 599 or version not in ("1.1", "1.0") or not _REASON.fullmatch(reason):
+    if not lowest_status <= status <= 599 or version not in ("1.1", "1.0") or not _REASON.fullmatch(reason):
         raise BadResponse(f"status line {version} {status}")
     if len(headers) > MAX_HEADERS:
         raise BadResponse(f"more than {MAX_HEADERS} headers")

@@ -47,6 +47,16 @@ class Receiver(Protocol):
     def on_answer_failed(self, reason: Reason) -> None: ...
 
 
+class Switcher(Protocol):
+    """Who has asked a backend to switch protocols."""
+
+    def read_switch(self, reason: bytes, version: str, headers: Headers) -> ResponseHead:
+        """Checks the 101. Raises BadResponse."""
+
+    def on_switched(self, head: ResponseHead, transport: asyncio.Transport, rest: bytes) -> None:
+        """The connection is the switcher's now, with the `rest` of what came; nothing more is called."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a backend."""
 
@@ -70,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_receiver",
         "_repeated",
         "_repeated_head",
+        "_switch_head",
         "_transport",
         "_unsent_at",
         "_whole_chunk_bytes",
@@ -77,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         "has_answered",
         "idle_since_s",
         "made_s",
+        "switcher",
         "was_idle",
     )
 
@@ -112,6 +124,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_complete = False
         self._keeps_alive = False
         self.has_answered = False
+        self.switcher: Switcher | None = None
+        self._switch_head: ResponseHead | None = None
 
     # --- what the attempt calls ----------------------------------------------------------------------
 
@@ -195,10 +209,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_head_large = self._head is None and self._head_bytes + len(data) > MAX_HEAD_BYTES
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            # What broke may be ours (BadResponse raised in a callback) or the parser's own verdict;
-            # bytes after a complete answer only cost the connection.
-            self._fail(Reason.BAD_RESPONSE)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broke_off(error, data)
             return
         if self._head is None:
             self._head_bytes += len(data)
@@ -257,6 +269,11 @@ class UpstreamConnection(asyncio.Protocol):
             if self._interim_answers > MAX_INTERIM_ANSWERS:
                 raise BadResponse("a flood of interim answers")
             return
+        if status == 101 and self.switcher is not None:
+            # The end of its head is not the end of an answer: the parser stops there, and `_switch` goes on.
+            version = self._parser.get_http_version()
+            self._switch_head = self.switcher.read_switch(self._reason_phrase, version, self._headers)
+            return
         # Asked here because llhttp forgets what it read of Connection once the message is complete.
         self._keeps_alive = self._parser.should_keep_alive()
         head = read_response_head(status, self._reason_phrase, self._parser.get_http_version(), self._headers)
@@ -310,6 +327,22 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_answer_body(body)
         self._complete()
         self._retire()
+
+    def _broke_off(self, error: Exception, data: bytes) -> None:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._switch(data[error.args[0] :])
+        else:
+            # What broke may be ours (BadResponse raised in a callback) or the parser's own verdict;
+            # bytes after a complete answer only cost the connection.
+            self._fail(Reason.BAD_RESPONSE)
+
+    def _switch(self, rest: bytes) -> None:
+        head, switcher = self._switch_head, self.switcher
+        if head is None or switcher is None:
+            self._fail(Reason.BAD_RESPONSE)  # nobody asked
+            return
+        self._receiver = self.switcher = None
+        switcher.on_switched(head, self._transport, rest)
 
     # --- ends ----------------------------------------------------------------------------------------
 

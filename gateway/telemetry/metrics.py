@@ -25,6 +25,8 @@ SHED_CODES = frozenset({"no_capacity", "no_backend", "queue_timeout", "residency
 # Label values come from the configuration, so this is never near; it bounds what a mistake can cost.
 MAX_SERIES = 5_000
 OTHER = "other"
+# The status of a tunnel.
+SWITCHED = 101
 
 _Key = tuple[str, str, str, Outcome | None, int]
 
@@ -88,6 +90,8 @@ class Metrics:
         self._wall_clock = wall_clock
         self.requests: dict[tuple[str, ...], RequestSeries] = {}
         self.timings: dict[tuple[str, ...], Timings] = {}
+        # Apart: an hour of a tunnel says nothing about requests, nor a handshake about first tokens.
+        self.tunnel_timings: dict[tuple[str, ...], Timings] = {}
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
         self.refused: dict[tuple[str, ...], int] = {}
@@ -177,7 +181,8 @@ class Metrics:
             labels = (OTHER,) * len(labels)
         series = self.requests.get(labels)
         if series is None:
-            timings = self.timings.setdefault(labels[1:3], Timings())
+            of_kind = self.tunnel_timings if key[4] == SWITCHED else self.timings
+            timings = of_kind.setdefault(labels[1:3], Timings())
             series = self.requests[labels] = RequestSeries(timings)
         if len(self._series_of) < 2 * MAX_SERIES:
             self._series_of[key] = series
