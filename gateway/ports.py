@@ -181,6 +181,7 @@ class RequestRecord:
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `key` is the name of the client key that was shown; None where none is asked for, or none was good.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     `trace` is there only where the configuration has `tracing`.
     """
@@ -211,6 +212,7 @@ class RequestRecord:
     denied_retry: Retry | None = None
     hedge: Hedged | None = None
     trace: ExchangeTrace | None = None
+    key: str | None = None
 
 
 class Telemetry(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.config.files import FileContent
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
+from gateway.core.admission import KeyRules
 from gateway.core.breaker import BreakerSettings
 from gateway.core.model import Backend, Cluster, HealthRules
 from gateway.core.retries import ExtraAttempts
@@ -67,6 +68,20 @@ def breaker_of(config: Config) -> BreakerSettings:
         breaker.open_max_s,
         breaker.slow_start_s,
     )
+
+
+def key_rules_of(config: Config) -> tuple[KeyRules, ...]:
+    """What the owners of client keys may send; each owner once."""
+    rules = {
+        key.name: KeyRules(key.name, dict.fromkeys(key.models), key.rate, key.max_in_flight)
+        for key in config.keys
+    }
+    return tuple(rules.values())
+
+
+def key_owners_of(config: Config) -> dict[bytes, str]:
+    """The owners of client keys by the SHA-256 of each key."""
+    return {bytes.fromhex(key.sha256.reveal()): key.name for key in config.keys if key.sha256 is not None}
 
 
 def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | None) -> None:

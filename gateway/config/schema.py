@@ -15,6 +15,7 @@ from gateway.config.addresses import Address, BackendUrl
 from gateway.config.files import FileContent
 from gateway.config.secrets import Secret
 from gateway.config.units import AT_P95
+from gateway.core.admission import Rate
 
 DAY_S = 86_400.0
 # A probe takes its turn on the event loop of the data plane.
@@ -52,12 +53,19 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
-    """TLS towards clients."""
+    """TLS towards clients, 1.2 or newer."""
 
     cert_file: Annotated[FileContent, _kind("file", "Certificate chain, PEM.")]
     key_file: Annotated[
         FileContent, _kind("file", "Private key of the certificate, PEM, without a passphrase.")
     ]
+    client_ca_file: Annotated[
+        FileContent | None,
+        _kind(
+            "file",
+            "Certificates, PEM, one of which must have signed each client's own; default: none needed.",
+        ),
+    ] = None
 
 
 class AdminConfig(Section, frozen=True, kw_only=True):
@@ -324,11 +332,69 @@ class AuthConfig(Section, frozen=True, kw_only=True):
         return self.value or self.value_from_file
 
 
+class ClientKeyConfig(Section, frozen=True, kw_only=True):
+    """A client's key, and what its owner may send. Without any entry no key is asked for."""
+
+    name: Annotated[
+        Name,
+        Meta(
+            description="The owner, in logs and metrics. Entries of one name share their limits and have the "
+            "same ones: so an old and a new key may overlap."
+        ),
+    ]
+    sha256_in_place: Annotated[
+        Secret | None,
+        _kind("key_digest", "SHA-256 of the key in hexadecimal digits: `printf %s KEY | sha256sum`."),
+    ] = field(default=None, name="sha256")
+    sha256_from_file: Annotated[
+        Secret | None, _kind("key_digest_file", "File with it, in place of `sha256`.")
+    ] = field(default=None, name="sha256_file")
+    models: Annotated[
+        tuple[Annotated[str, Meta(extra={"kind": "model_pattern"})], ...],
+        Meta(
+            min_length=1,
+            description="Models that may be asked for: names, and patterns with `*`; default: any.",
+            extra={"unique": True},
+        ),
+    ] = ()
+    rate: Annotated[
+        Rate | None,
+        _kind(
+            "rate",
+            "Requests in a time, such as `50/s`, `600/m` or `10000/h`; as many may come at once. Each gateway "
+            "takes its part of it, at least one.",
+        ),
+    ] = None
+    max_in_flight: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1_000_000,
+                description="Requests in flight at once. Each gateway takes its part of it, at least one.",
+            ),
+        ]
+        | None
+    ) = None
+
+    @property
+    def sha256(self) -> Secret | None:
+        """The digest, whichever way it was given."""
+        return self.sha256_in_place or self.sha256_from_file
+
+
 class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
-    """TLS towards https backends. Certificates are always verified."""
+    """TLS towards https backends, 1.2 or newer. Certificates are always verified."""
 
     ca_file: Annotated[
         FileContent | None, _kind("file", "Certificates to trust, PEM, in place of the system's.")
+    ] = None
+    cert_file: Annotated[
+        FileContent | None,
+        _kind("file", "The gateway's own certificate chain, PEM, for backends that ask for one."),
+    ] = None
+    key_file: Annotated[
+        FileContent | None, _kind("file", "Private key of that certificate, PEM, without a passphrase.")
     ] = None
     server_name: Annotated[
         str | None, _kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
@@ -504,6 +570,10 @@ class Config(Section, frozen=True, kw_only=True):
             description="Paths passed on besides the inference endpoints; `*` may be the last segment.",
             extra={"unique": True},
         ),
+    ] = ()
+    keys: Annotated[
+        tuple[ClientKeyConfig, ...],
+        Meta(min_length=1, description="Who may send requests; default: whoever reaches the port."),
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()

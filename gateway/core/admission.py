@@ -21,9 +21,9 @@ _NEARLY_ONE = 1.0 - 1e-9
 
 
 class Rate(NamedTuple):
-    """`count` requests in each `period_s`; as many may come at once."""
+    """`requests` in each `period_s`; as many may come at once."""
 
-    count: int
+    requests: int
     period_s: float
 
 
@@ -61,7 +61,7 @@ class TooMuch(NamedTuple):
 class KeyUse:
     """What the keys of one name use in this gateway. `rules` may change under it; `in_flight` stays true.
 
-    The rate is a token bucket: it holds at most `rate.count` requests, and refills evenly.
+    The rate is a token bucket: it holds at most `rate.requests`, and refills evenly.
     """
 
     __slots__ = ("_left", "_refilled_at_s", "in_flight", "rules")
@@ -83,8 +83,8 @@ class KeyUse:
             return TooMuch(Excess.IN_FLIGHT, RETRY_WHEN_IN_FLIGHT_S)
         if rules.rate is None:
             return None
-        per_s = rules.rate.count / rules.rate.period_s / gateways
-        most = max(rules.rate.count / gateways, 1.0)
+        per_s = rules.rate.requests / rules.rate.period_s / gateways
+        most = max(rules.rate.requests / gateways, 1.0)
         elapsed_s = max(now_s - self._refilled_at_s, 0.0)
         self._left = min(self._left + elapsed_s * per_s, most)
         self._refilled_at_s = max(now_s, self._refilled_at_s)

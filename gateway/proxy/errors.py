@@ -86,11 +86,13 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
         return Refusal(404, reason, f"No cluster serves the model '{reflected(model or '')}'.", param="model")
     if reason is ShedReason.NO_BACKEND:
         return Refusal(503, reason, f"No backend{named} takes requests now: all are drained.")
-    headers = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
-        max(-(-retry_after_s // 1), 1),
-        max(retry_after_s * 1000, 1),
-    )
+    headers = retry_after_lines(retry_after_s)
     return Refusal(429, reason, f"Every backend{named} is full.", headers=headers)
+
+
+def retry_after_lines(seconds: float) -> bytes:
+    """Whole seconds, upwards, for all clients; milliseconds for those that know that header."""
+    return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (max(-(-seconds // 1), 1), max(seconds * 1000, 1))
 
 
 # What the client is told when the last attempt failed before the first byte.

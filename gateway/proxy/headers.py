@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum, auto
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.proxy.errors import Refusal, malformed
+
+if TYPE_CHECKING:
+    from gateway.core.admission import KeyUse
 
 MAX_LINE_BYTES = 8190
 MAX_HEAD_BYTES = 64 * 1024
@@ -131,6 +134,7 @@ class RequestHead:
         "is_http_10",
         "is_json",
         "keeps_alive",
+        "key",
         "method",
         "model_header",
         "path",
@@ -154,6 +158,7 @@ class RequestHead:
         self.expects_continue = False
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
+        self.key: KeyUse | None = None  # whose key it shows: see client_keys.py
         self.deadline: bytes | None = None  # as it came: see spans.py
 
     @property

@@ -145,6 +145,11 @@ class DataPlane:
             self._is_empty.set()
 
     @property
+    def gateways(self) -> int:
+        """That share what is limited for the whole fleet, this one included, as last heard."""
+        return self.store.health().gateways
+
+    @property
     def connection_count(self) -> int:
         return len(self._connections)
 
