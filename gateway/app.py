@@ -40,6 +40,8 @@ from gateway.core.fleet import (
     UnknownName,
 )
 from gateway.core.latency import LatencySummary
+from gateway.discovery.discovery import Discovery
+from gateway.discovery.source import Surroundings as DiscoverySurroundings
 from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
@@ -67,7 +69,9 @@ class Gateway:
     """One gateway: `start`, then `serve` until told to stop, or `stop` at once. Raises OSError at start."""
 
     def __init__(self, config: Config, place: WorkerPlace | None = None, file: Loaded | None = None) -> None:
-        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway serves."""
+        """With a `file`, what `config` was loaded from, its changes are adopted while the gateway
+        serves, and so are the backends that are found.
+        """
         self._config = config
         self._place = place
         self._clock = time.monotonic
@@ -76,12 +80,14 @@ class Gateway:
         self._metrics = Metrics(wall_clock)
         self._store = self._make_store()
         self._state = GatewayState.STARTING
-        self._reloader = Reloader(file, ReloadPorts(self._adopt, wall_clock)) if file is not None else None
+        draw = _uniform_draws()
+        self._discovery = Discovery(DiscoverySurroundings(self._clock, draw), self._on_found)
+        ports = ReloadPorts(self._adopt, wall_clock, self._discovery.complete)
+        self._reloader = Reloader(file, ports) if file is not None else None
         self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
         self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         self._spans = _open_spans(config, wall_clock)
-        draw = _uniform_draws()
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
         self._tls = ServerTls(config.tls) if config.tls is not None else None
         self._draining: asyncio.Task[bool] | None = None
@@ -173,6 +179,8 @@ class Gateway:
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
+        await self._find_backends()
+        config = self._config
         tls = self._tls.context if self._tls is not None else None
         self.port = await self._plane.listen(
             config.listen.host, config.listen.port, tls, reuse_port=self._place is not None
@@ -212,6 +220,18 @@ class Gateway:
 
     async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
+        self._discovery.follow(config)
+
+    async def _find_backends(self) -> None:
+        """Waits a moment for the first answers of discovery. Workers are told by their parent."""
+        if self._reloader is not None:
+            self._discovery.follow(self._config)
+            await self._discovery.first_answers()
+            await self._reloader.refresh()
+
+    def _on_found(self) -> None:
+        if self._reloader is not None:
+            self._reloader.refresh_soon()
 
     def heed_signals(self) -> None:
         """SIGTERM and SIGINT drain. SIGHUP reads the configuration and opens the access log anew."""
@@ -247,6 +267,7 @@ class Gateway:
         return was_clean
 
     async def stop(self) -> None:
+        await self._discovery.stop()
         if self._reloader is not None:
             await self._reloader.stop()
         await self._health.stop()
@@ -269,7 +290,7 @@ class Gateway:
         detail: dict[str, object] = {"config": config_page(self.config_status())}
         if health.is_degraded:
             detail["store"] = f"degraded: {health.detail}"
-        return GatewayStatus(self._state, len(self._plane.exchanges), detail)
+        return GatewayStatus(self._state, len(self._plane.exchanges), detail | self._discovery.detail())
 
     def config_status(self) -> ConfigStatus:
         return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
@@ -315,6 +336,7 @@ class Gateway:
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
+                discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
                 spans_dropped=lambda: spans.dropped if spans is not None else 0,
             ),

@@ -68,6 +68,19 @@ class ConfigStatus:
         return not (self.refused or self.behind)
 
 
+class DiscoveryStatus(NamedTuple):
+    """How well the backends of one cluster are known. `age_s` is how old that is, None for not known yet.
+
+    `failure` is what is wrong now; `notes` tell what was found and not used.
+    """
+
+    cluster: str
+    age_s: float | None
+    errors: int = 0
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+
+
 NO_CAPS: Mapping[str, int] = {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from gateway.config.problems import BadValue
 
@@ -22,6 +22,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/?#@]+))(?::(?P<port>[0-9]{1,5}))?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<rest>.*)")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()+,;=:@-]+)*", re.ASCII)
+_PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # A base URL pasted from an OpenAI client: the API version, with or without an endpoint behind it.
 _API_SUFFIX = re.compile(r"/v1(/(chat/completions|completions|responses|messages|embeddings|models))?$")
 
@@ -35,7 +36,12 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        return self.host == "localhost" or (_is_ip(self.host) and ip_address(self.host).is_loopback)
+        return is_loopback(self.host)
+
+    @property
+    def is_ip(self) -> bool:
+        """Is the host an IP address, not a name?"""
+        return _is_ip(self.host)
 
     @property
     def is_wildcard(self) -> bool:
@@ -72,6 +78,11 @@ class BackendUrl:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host_header}{self.prefix}"
+
+
+def is_loopback(host: str) -> bool:
+    """Is `host`, as parse_host gives it, this machine and nobody else?"""
+    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
 
 
 def parse_address(text: str) -> Address:
@@ -152,6 +163,42 @@ def parse_host(text: str) -> str:
     if labels[-1].isdecimal():
         raise BadValue(f"is not an IPv4 address: {text!r}")
     return ".".join(labels)
+
+
+def parse_dns_name(text: str) -> str:
+    """A name to ask DNS for, in lower case; the dot at its end stays. Raises BadValue."""
+    if _is_ip(text):
+        raise BadValue(f"must be a name, not the address {text}", "list addresses under 'backends'")
+    return parse_host(text) + ("." if text.endswith(".") else "")
+
+
+def parse_network(text: str) -> str:
+    """`10.0.0.0/8`, or one address. Raises BadValue."""
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(text, strict=False)
+    except ValueError:
+        raise BadValue(f"must be a network, not {text!r}", "write 169.254.10.0/24") from None
+    raise BadValue(f"has bits set behind its prefix: {text!r}", f"did you mean '{meant}'?")
+
+
+def parse_port_of_slice(text: str) -> str:
+    """The name or the number of a port, as Kubernetes has them. Raises BadValue."""
+    if text.isdecimal():
+        return str(_port(text, lowest=1) if len(text) <= 5 else _port("65536", lowest=1))
+    if _PORT_NAME.fullmatch(text) is None:
+        raise BadValue(f"must be the name or the number of a port, not {text!r}")
+    return text
+
+
+def parse_url_prefix(text: str) -> str:
+    """The path in a backend's URL, such as `/a/b`. Raises BadValue."""
+    if text and not text.startswith("/"):
+        raise BadValue(f"must start with '/', not {text!r}", f"did you mean '/{text}'?")
+    return _prefix(text)
 
 
 def parse_request_path(text: str) -> str:

@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import TextIO
 
+from gateway.config.discovered import Discovered, with_discovered
 from gateway.config.fleet import clusters_of
-from gateway.config.loading import load
+from gateway.config.loading import load, load_backends
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.core.model import Cluster
@@ -22,16 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks the file `args.config`. Returns the exit code: 0 good, 2 on configuration errors."""
     try:
-        config = load(args.config)
+        config = _with_files(load(args.config))
     except ConfigError as exc:
         for problem in exc.problems:
             _write_line(sys.stderr, str(problem))
         return BAD_CONFIG
     clusters = clusters_of(config)
-    _write_line(sys.stdout, f"ok: {summary_of(clusters)}")
+    found = ", ".join(c.name for c in config.clusters if c.discovery is not None and c.discovery.file is None)
+    more = f", and those that discovery finds for {found}" if found else ""
+    _write_line(sys.stdout, f"ok: {summary_of(clusters)}{more}")
     if sys.stdout.isatty():
         _show_table(config, clusters)
     return GOOD
+
+
+def _with_files(config: Config) -> Config:
+    """With the backends in files of `discovery`. Raises ConfigError."""
+    files = {c.name: c.discovery.file for c in config.clusters if c.discovery is not None}
+    found = {name: Discovered(load_backends(path)) for name, path in files.items() if path is not None}
+    return with_discovered(config, found)
 
 
 def summary_of(clusters: tuple[Cluster, ...]) -> str:

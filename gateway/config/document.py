@@ -33,17 +33,26 @@ SMALLEST = "the smallest file is: clusters: [{name: here, limit: 8, backends: [h
 
 def parse_document(text: str, source: str) -> MappingNode:
     """The tree of one YAML mapping. Raises ConfigError."""
+    root = parse_tree(text, source, SMALLEST)
+    if not isinstance(root, MappingNode):
+        raise _refused(source, line_of(root), "must be a mapping of settings at the top", SMALLEST)
+    return root
+
+
+def parse_tree(text: str, source: str, example: str) -> Node:
+    """The tree of whatever one YAML document holds; of an empty one `example` says what to write.
+
+    Raises ConfigError.
+    """
     if len(text) > MAX_CHARS:
         raise _refused(source, 0, "is larger than 1 MiB", "this is no Spillway configuration")
     try:
         root = _compose(text, source)
         if root is None or is_null(root):
-            raise _refused(source, 0, "is empty", SMALLEST)
+            raise _refused(source, 0, "is empty", example)
         _measure(root, source, {})
     except RecursionError:
         raise _refused(source, 0, "is nested too deeply") from None
-    if not isinstance(root, MappingNode):
-        raise _refused(source, line_of(root), "must be a mapping of settings at the top", SMALLEST)
     return root
 
 

@@ -51,6 +51,8 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
             backends=tuple(_backend(cluster, backend) for backend in cluster.backends),
             models=dict(cluster.models),
             weight=cluster.weight,
+            expected_limit=_expected_limit(cluster),
+            expected_backends=cluster.discovery.expected if cluster.discovery is not None else None,
         )
         for cluster in config.clusters
     )
@@ -99,6 +101,14 @@ def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:
 def backend_id(cluster: ClusterConfig, backend: BackendConfig) -> str:
     """`cluster@host:port[/prefix]`: the same across reloads, whatever else of the backend changes."""
     return f"{cluster.name}@{backend.url.authority}{backend.url.prefix}"
+
+
+def _expected_limit(cluster: ClusterConfig) -> int | None:
+    """Of discovered backends: with the limit of the cluster, whatever limits those have that are there."""
+    found = cluster.discovery
+    if found is None or found.expected is None or cluster.limit is None:
+        return None
+    return found.expected * cluster.limit
 
 
 def _backend(cluster: ClusterConfig, backend: BackendConfig) -> Backend:

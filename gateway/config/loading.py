@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gateway.config.files import Stamps, stamp_of
 from gateway.config.problems import ConfigError, Problem
+from gateway.config.rules import TWICE, listed_twice
 from gateway.config.scalars import Surroundings
-from gateway.config.schema import Config, Section
+from gateway.config.schema import BackendConfig, BackendList, Config
+from gateway.config.sections import Section
 
 if TYPE_CHECKING:
     from gateway.config.reading import Reading
@@ -79,6 +81,26 @@ def parse_as(
         raise ConfigError(reading.problems)
     assert isinstance(section, kind)
     return section, reading
+
+
+def load_backends(path: Path) -> tuple[BackendConfig, ...]:
+    """The backends in a file of `discovery.file`. Raises ConfigError with all problems found."""
+    from msgspec.inspect import type_info
+
+    from gateway.config.document import parse_tree
+    from gateway.config.reading import Reading
+    from gateway.config.scalars import Surroundings
+
+    # An empty list means what it says. An empty file is one that somebody is about to write.
+    root = parse_tree(read_text(path), str(path), "write [] where there is no backend")
+    reading = Reading(str(path), Surroundings(path.parent, os.environ))
+    backends = reading.read(root, type_info(BackendList), "")
+    for backend in listed_twice(backends) if not reading.problems else ():
+        reading.complain(backend, "", *TWICE)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    assert isinstance(backends, tuple)
+    return backends
 
 
 def read_text(path: Path) -> str:

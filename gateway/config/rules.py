@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from gateway.config.addresses import is_loopback
 from gateway.config.files import FileContent
+from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import (
     AdminConfig,
     AuthConfig,
+    BackendConfig,
     BreakerConfig,
-    ClientKeyConfig,
     ClusterConfig,
     Config,
     DownstreamTlsConfig,
-    EngineMetricsConfig,
     ExportHeaderConfig,
-    HealthConfig,
     StateConfig,
-    SyntheticConfig,
     UpstreamTlsConfig,
 )
+from gateway.config.schema_discovery import DiscoveryConfig, DnsConfig, KubernetesApiConfig
+from gateway.config.schema_health import EngineMetricsConfig, HealthConfig, SyntheticConfig
+from gateway.config.schema_keys import ClientKeyConfig
 from gateway.config.units import format_duration, format_size
 
 
@@ -161,24 +163,80 @@ def check_breaker(breaker: BreakerConfig, report: Report) -> None:
 
 
 def check_cluster(cluster: ClusterConfig, report: Report) -> None:
+    _check_where_backends_are(cluster, report)
     without = [backend for backend in cluster.backends if backend.limit is None]
     if cluster.limit is None and without and not any(report.has_problem(b, "limit") for b in without):
         report.complain(cluster, "limit", "is required", "or give every backend its own limit")
-    if cluster.tls and not any(backend.url.scheme == "https" for backend in cluster.backends):
+    if cluster.tls and "https" not in _schemes_of(cluster):
         report.complain(cluster, "tls", "has no effect", "no backend of the cluster has an https URL")
+    for backend in listed_twice(cluster.backends):
+        report.complain(backend, "", *TWICE)
+
+
+def _check_where_backends_are(cluster: ClusterConfig, report: Report) -> None:
+    is_listed = report.is_given(cluster, "backends") or report.has_problem(cluster, "backends")
+    is_found = report.is_given(cluster, "discovery")
+    if is_listed and is_found:
+        report.complain(cluster, "discovery", "must not stand beside backends", "keep one of them")
+    elif not is_listed and not is_found:
+        report.complain(cluster, "backends", "is required", "or discovery, which finds them")
+    elif is_found and cluster.limit is None and not report.has_problem(cluster, "limit"):
+        report.complain(cluster, "limit", "is required with discovery", "backends are found without one")
+
+
+def _schemes_of(cluster: ClusterConfig) -> set[str]:
+    """Those that its backends have, or may have."""
+    found = cluster.discovery
+    if found is None:
+        return {backend.url.scheme for backend in cluster.backends}
+    how = found.kubernetes or found.dns
+    return {"http", "https"} if how is None else {how.scheme}
+
+
+TWICE = ("is listed twice in the cluster", "raise its weight and limit instead")
+
+
+def listed_twice(backends: Iterable[BackendConfig]) -> Iterator[BackendConfig]:
+    """Those whose place stands before them in the list too."""
     seen: set[tuple[str, str]] = set()
-    for backend in cluster.backends:
+    for backend in backends:
         place = (backend.url.authority, backend.url.prefix)
         if place in seen:
-            report.complain(
-                backend, "", "is listed twice in the cluster", "raise its weight and limit instead"
-            )
+            yield backend
         seen.add(place)
+
+
+def check_discovery(discovery: DiscoveryConfig, report: Report) -> None:
+    given = [key for key in ("kubernetes", "dns", "file") if report.is_given(discovery, key)]
+    if not given and not any(report.has_problem(discovery, key) for key in ("kubernetes", "dns", "file")):
+        report.complain(discovery, "", "says not where", "give one of kubernetes, dns, file")
+    for key in given[1:]:
+        report.complain(discovery, key, f"must not stand beside {given[0]}", "keep one of them")
+
+
+def check_dns(dns: DnsConfig, report: Report) -> None:
+    if dns.record == "srv" and report.is_given(dns, "port"):
+        report.complain(dns, "port", "has no effect with record: srv", "SRV records have their own")
+    if dns.record != "srv" and not report.is_given(dns, "port"):
+        report.complain(dns, "port", f"is required with record: {dns.record}")
+    for server in dns.servers:
+        if not server.is_ip:
+            report.complain(dns, "servers", f"must be addresses, not {server}")
+
+
+def check_kubernetes_api(api: KubernetesApiConfig, report: Report) -> None:
+    if api.url.scheme == "https":
+        return
+    if api.ca_file is not None:
+        report.complain(api, "ca_file", "has no effect", "the API's URL is not https")
+    if api.token_file is not None and not is_loopback(api.url.host):
+        report.complain(api, "url", "must be https where a token is sent", "or remove token_file")
 
 
 def check_config(config: Config, report: Report) -> None:
     _check_cluster_names(config, report)
     _check_keys(config, report)
+    _check_places(config, report)
     if not report.has_problem(config, "tiers"):
         for cluster in config.clusters:
             if cluster.tier is not None and cluster.tier not in config.tiers:
@@ -205,6 +263,16 @@ def _check_cluster_names(config: Config, report: Report) -> None:
         seen.add(cluster.name)
 
 
+def _check_places(config: Config, report: Report) -> None:
+    for cluster in config.clusters:
+        for backend in cluster.backends:
+            reason = why_refused(backend.url.host, config.allow_backends_in)
+            if reason is not None and not report.has_problem(config, "allow_backends_in"):
+                report.complain(
+                    backend, "url", f"is {reason}", f"allow_backends_in: [{backend.url.host}] permits it"
+                )
+
+
 Rule = Callable[[Any, Report], None]
 
 RULES: dict[type, Rule] = {
@@ -214,7 +282,10 @@ RULES: dict[type, Rule] = {
     ClientKeyConfig: check_client_key,
     ClusterConfig: check_cluster,
     Config: check_config,
+    DiscoveryConfig: check_discovery,
+    DnsConfig: check_dns,
     DownstreamTlsConfig: check_downstream_tls,
+    KubernetesApiConfig: check_kubernetes_api,
     StateConfig: check_state,
     EngineMetricsConfig: check_engine_metrics,
     ExportHeaderConfig: check_export_header,

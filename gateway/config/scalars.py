@@ -15,9 +15,13 @@ from gateway.config.addresses import (
     check_state_url,
     parse_address,
     parse_backend_url,
+    parse_dns_name,
     parse_host,
+    parse_network,
     parse_plain_path,
+    parse_port_of_slice,
     parse_request_path,
+    parse_url_prefix,
 )
 from gateway.config.files import MAX_FILE_BYTES, FileContent, Stamps, content_of, stamp_of
 from gateway.config.problems import BadValue
@@ -158,6 +162,13 @@ def read_file(scalar: Scalar, around: Surroundings) -> FileContent:
     return content_of(*around.read(scalar, MAX_FILE_BYTES))
 
 
+def read_live_file(scalar: Scalar, around: Surroundings) -> Path:
+    """The path of a file that can be read now, and whose content is no part of the configuration."""
+    path = (around.base_dir / read_text(scalar, around)).absolute()
+    _read_bytes(path, scalar, 1)
+    return path
+
+
 def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
     """A file's content, without the line break that editors leave at its end."""
     _, content = around.read(scalar, MAX_SECRET_BYTES + 1)
@@ -274,10 +285,15 @@ READERS: dict[str, Reader] = {
     "host": lambda scalar, around: parse_host(read_text(scalar, around)),
     "request_path": lambda scalar, around: parse_request_path(read_text(scalar, around)),
     "plain_path": lambda scalar, around: parse_plain_path(read_text(scalar, around)),
+    "dns_name": lambda scalar, around: parse_dns_name(read_text(scalar, around)),
+    "network": lambda scalar, around: parse_network(read_text(scalar, around)),
+    "port_of_slice": lambda scalar, around: parse_port_of_slice(read_text(scalar, around)),
+    "url_prefix": lambda scalar, around: parse_url_prefix(read_text(scalar, around)),
     "header_name": read_header_name,
     "hedge_after": read_hedge_after,
     "secret": lambda scalar, around: Secret(scalar.text),
     "file": read_file,
+    "live_file": read_live_file,
     "secret_file": read_secret_file,
     "key_digest": read_key_digest,
     "key_digest_file": read_key_digest_file,

@@ -13,55 +13,24 @@ from msgspec import Meta, field
 
 from gateway.config.addresses import Address, BackendUrl
 from gateway.config.files import FileContent
+from gateway.config.schema_discovery import DiscoveryConfig
+from gateway.config.schema_health import EngineMetricsConfig, HealthConfig
+from gateway.config.schema_keys import ClientKeyConfig
 from gateway.config.secrets import Secret
+from gateway.config.sections import DAY_S, MIB, Limit, Name, Section, Weight, duration, kind, size
 from gateway.config.units import AT_P95
-from gateway.core.admission import Rate
-
-DAY_S = 86_400.0
-# A probe takes its turn on the event loop of the data plane.
-MIN_INTERVAL_S = 0.01
-MIB = 2**20
-
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]*$",
-        max_length=100,
-        extra={"must": "be of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"},
-    ),
-]
-Limit = Annotated[
-    int, Meta(ge=1, le=1_000_000, description="Requests in flight that a backend takes at most.")
-]
-Weight = Annotated[float, Meta(gt=0, le=1e6, extra={"kind": "number"})]
-
-
-def _kind(kind: str, description: str) -> Meta:
-    return Meta(description=description, extra={"kind": kind})
-
-
-def _duration(description: str, ge: float = 0.001) -> Meta:
-    return Meta(ge=ge, le=7 * DAY_S, description=description, extra={"kind": "duration"})
-
-
-def _size(description: str) -> Meta:
-    return Meta(ge=1, le=2**40, description=description, extra={"kind": "size"})
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mapping in the file. An unknown key in it is an error: a typo never becomes a default."""
 
 
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards clients, 1.2 or newer."""
 
-    cert_file: Annotated[FileContent, _kind("file", "Certificate chain, PEM.")]
+    cert_file: Annotated[FileContent, kind("file", "Certificate chain, PEM.")]
     key_file: Annotated[
-        FileContent, _kind("file", "Private key of the certificate, PEM, without a passphrase.")
+        FileContent, kind("file", "Private key of the certificate, PEM, without a passphrase.")
     ]
     client_ca_file: Annotated[
         FileContent | None,
-        _kind(
+        kind(
             "file",
             "Certificates, PEM, one of which must have signed each client's own; default: none needed.",
         ),
@@ -71,10 +40,10 @@ class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
 class AdminConfig(Section, frozen=True, kw_only=True):
     """The admin port: health, metrics, fleet view, drain."""
 
-    listen: Annotated[Address, _kind("address", "Where the admin port listens.")] = Address("127.0.0.1", 9090)
+    listen: Annotated[Address, kind("address", "Where the admin port listens.")] = Address("127.0.0.1", 9090)
     token: Annotated[
         Secret | None,
-        _kind(
+        kind(
             "secret_file",
             "File with the token that writes need. Without it, only loopback may be listened on.",
         ),
@@ -86,14 +55,14 @@ class StateConfig(Section, frozen=True, kw_only=True):
 
     url_in_place: Annotated[
         Secret | None,
-        _kind(
+        kind(
             "state_url",
             "Redis or Valkey: `redis://`, `unix:///socket`, `redis+sentinel://host:port,host:port/NAME` or "
             "`redis+cluster://`; `rediss` for TLS. It may hold a password, best from the environment.",
         ),
     ] = field(default=None, name="url")
     url_from_file: Annotated[
-        Secret | None, _kind("state_url_file", "File with the URL, in place of `url`.")
+        Secret | None, kind("state_url_file", "File with the URL, in place of `url`.")
     ] = field(default=None, name="url_file")
     fleet: Annotated[
         Name, Meta(description="Gateways of the same fleet at one Redis share their limits; others do not.")
@@ -112,38 +81,34 @@ class StateConfig(Section, frozen=True, kw_only=True):
 class TimeoutsConfig(Section, frozen=True, kw_only=True):
     """The stages of time of one request. Each ends the attempt or the connection that exceeds it."""
 
-    connect_s: Annotated[float, _duration("Opening a connection to a backend, TLS included.")] = field(
+    connect_s: Annotated[float, duration("Opening a connection to a backend, TLS included.")] = field(
         default=1.0, name="connect"
     )
     first_byte_s: Annotated[
         float,
-        _duration(
+        duration(
             "From the request sent to the first body byte of the answer; then another backend is tried."
         ),
     ] = field(default=30.0, name="first_byte")
     first_byte_per_kib_s: Annotated[
         float,
-        _duration(
-            "Added to `first_byte` for each KiB of request body: long prompts take long to read.", ge=0
-        ),
+        duration("Added to `first_byte` for each KiB of request body: long prompts take long to read.", ge=0),
     ] = field(default=0.020, name="first_byte_per_kib")
-    stall_s: Annotated[float, _duration("Between two bytes of an answer.")] = field(
-        default=15.0, name="stall"
-    )
-    total_s: Annotated[float, _duration("The whole request, all attempts and the answer included.")] = field(
+    stall_s: Annotated[float, duration("Between two bytes of an answer.")] = field(default=15.0, name="stall")
+    total_s: Annotated[float, duration("The whole request, all attempts and the answer included.")] = field(
         default=600.0, name="total"
     )
-    request_head_s: Annotated[float, _duration("For a client to finish the head of its request.")] = field(
+    request_head_s: Annotated[float, duration("For a client to finish the head of its request.")] = field(
         default=10.0, name="request_head"
     )
-    request_body_s: Annotated[float, _duration("For a client to finish the body of its request.")] = field(
+    request_body_s: Annotated[float, duration("For a client to finish the body of its request.")] = field(
         default=30.0, name="request_body"
     )
-    keep_alive_s: Annotated[float, _duration("How long an idle client connection stays open.")] = field(
+    keep_alive_s: Annotated[float, duration("How long an idle client connection stays open.")] = field(
         default=75.0, name="keep_alive"
     )
     write_s: Annotated[
-        float, _duration("How long a client may read nothing of an answer that waits for it.")
+        float, duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
 
     def first_byte_for_s(self, body_bytes: int) -> float:
@@ -211,27 +176,27 @@ class BreakerConfig(Section, frozen=True, kw_only=True):
     min_samples: Annotated[
         int, Meta(ge=1, le=100_000, description="Attempts in `window` below which `ratio` says nothing.")
     ] = 20
-    window_s: Annotated[float, _duration("The time that `ratio` looks at.", ge=0.1)] = field(
+    window_s: Annotated[float, duration("The time that `ratio` looks at.", ge=0.1)] = field(
         default=10.0, name="window"
     )
     open_s: Annotated[
-        float, _duration("How long the first opening lasts; each one in a row twice as long.")
+        float, duration("How long the first opening lasts; each one in a row twice as long.")
     ] = field(default=1.0, name="open")
-    open_max_s: Annotated[float, _duration("How long an opening lasts at most.")] = field(
+    open_max_s: Annotated[float, duration("How long an opening lasts at most.")] = field(
         default=60.0, name="open_max"
     )
     slow_start_s: Annotated[
-        float, _duration("How long a backend takes from 10 % of its limit and weight to all of it.", ge=0)
+        float, duration("How long a backend takes from 10 % of its limit and weight to all of it.", ge=0)
     ] = field(default=30.0, name="slow_start")
 
 
 class ExportHeaderConfig(Section, frozen=True, kw_only=True):
     """A header that the collector wants."""
 
-    name: Annotated[str, _kind("header_name", "Its name, such as `Authorization`.")]
-    value: Annotated[Secret | None, _kind("secret", "Its whole value; best from the environment.")] = None
+    name: Annotated[str, kind("header_name", "Its name, such as `Authorization`.")]
+    value: Annotated[Secret | None, kind("secret", "Its whole value; best from the environment.")] = None
     value_from_file: Annotated[
-        Secret | None, _kind("secret_file", "File with its whole value, in place of `value`.")
+        Secret | None, kind("secret_file", "File with its whole value, in place of `value`.")
     ] = field(default=None, name="value_file")
 
     @property
@@ -245,7 +210,7 @@ class TracingConfig(Section, frozen=True, kw_only=True):
 
     endpoint: Annotated[
         BackendUrl,
-        _kind("backend_url", "The collector's URL; without a path `/v1/traces` is asked, as usual."),
+        kind("backend_url", "The collector's URL; without a path `/v1/traces` is asked, as usual."),
     ]
     sample_ratio: Annotated[
         float,
@@ -289,9 +254,9 @@ class PoolConfig(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, le=100_000, description="Idle connections kept per backend; 0 keeps none.")
     ] = 128
     idle_s: Annotated[
-        float, _duration("How long a connection may stay idle; keep it below the backend's own.")
+        float, duration("How long a connection may stay idle; keep it below the backend's own.")
     ] = field(default=30.0, name="idle")
-    max_age_s: Annotated[float, _duration("The age at which a connection is not used again.")] = field(
+    max_age_s: Annotated[float, duration("The age at which a connection is not used again.")] = field(
         default=600.0, name="max_age"
     )
 
@@ -301,7 +266,7 @@ class BackendConfig(Section, frozen=True, kw_only=True):
 
     url: Annotated[
         BackendUrl,
-        _kind("backend_url", "Base URL, http or https; a path in it goes before the client's path."),
+        kind("backend_url", "Base URL, http or https; a path in it goes before the client's path."),
     ]
     limit: Annotated[Limit, Meta(description="In place of the cluster's `limit`.")] | None = None
     weight: Annotated[
@@ -309,18 +274,21 @@ class BackendConfig(Section, frozen=True, kw_only=True):
     ] = 1.0
 
 
+BackendList = tuple[Annotated[BackendConfig, Meta(extra={"shorthand": "url"})], ...]
+
+
 class AuthConfig(Section, frozen=True, kw_only=True):
     """What backends get to see of credentials. The client's own stay here unless `pass_client`."""
 
-    header: Annotated[str, _kind("header_name", "Header that carries the cluster's own credential.")] = (
+    header: Annotated[str, kind("header_name", "Header that carries the cluster's own credential.")] = (
         "Authorization"
     )
     value: Annotated[
         Secret | None,
-        _kind("secret", "The header's whole value, such as `Bearer ${KEY}`; best from the environment."),
+        kind("secret", "The header's whole value, such as `Bearer ${KEY}`; best from the environment."),
     ] = None
     value_from_file: Annotated[
-        Secret | None, _kind("secret_file", "File with the header's whole value, in place of `value`.")
+        Secret | None, kind("secret_file", "File with the header's whole value, in place of `value`.")
     ] = field(default=None, name="value_file")
     pass_client: Annotated[
         bool, Meta(description="Pass the client's Authorization, Cookie and x-api-key on to the backends.")
@@ -332,153 +300,22 @@ class AuthConfig(Section, frozen=True, kw_only=True):
         return self.value or self.value_from_file
 
 
-class ClientKeyConfig(Section, frozen=True, kw_only=True):
-    """A client's key, and what its owner may send. Without any entry no key is asked for."""
-
-    name: Annotated[
-        Name,
-        Meta(
-            description="The owner, in logs and metrics. Entries of one name share their limits and have the "
-            "same ones: so an old and a new key may overlap."
-        ),
-    ]
-    sha256_in_place: Annotated[
-        Secret | None,
-        _kind("key_digest", "SHA-256 of the key in hexadecimal digits: `printf %s KEY | sha256sum`."),
-    ] = field(default=None, name="sha256")
-    sha256_from_file: Annotated[
-        Secret | None, _kind("key_digest_file", "File with it, in place of `sha256`.")
-    ] = field(default=None, name="sha256_file")
-    models: Annotated[
-        tuple[Annotated[str, Meta(extra={"kind": "model_pattern"})], ...],
-        Meta(
-            min_length=1,
-            description="Models that may be asked for: names, and patterns with `*`; default: any.",
-            extra={"unique": True},
-        ),
-    ] = ()
-    rate: Annotated[
-        Rate | None,
-        _kind(
-            "rate",
-            "Requests in a time, such as `50/s`, `600/m` or `10000/h`; as many may come at once. Each gateway "
-            "takes its part of it, at least one.",
-        ),
-    ] = None
-    max_in_flight: (
-        Annotated[
-            int,
-            Meta(
-                ge=1,
-                le=1_000_000,
-                description="Requests in flight at once. Each gateway takes its part of it, at least one.",
-            ),
-        ]
-        | None
-    ) = None
-
-    @property
-    def sha256(self) -> Secret | None:
-        """The digest, whichever way it was given."""
-        return self.sha256_in_place or self.sha256_from_file
-
-
 class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards https backends, 1.2 or newer. Certificates are always verified."""
 
     ca_file: Annotated[
-        FileContent | None, _kind("file", "Certificates to trust, PEM, in place of the system's.")
+        FileContent | None, kind("file", "Certificates to trust, PEM, in place of the system's.")
     ] = None
     cert_file: Annotated[
         FileContent | None,
-        _kind("file", "The gateway's own certificate chain, PEM, for backends that ask for one."),
+        kind("file", "The gateway's own certificate chain, PEM, for backends that ask for one."),
     ] = None
     key_file: Annotated[
-        FileContent | None, _kind("file", "Private key of that certificate, PEM, without a passphrase.")
+        FileContent | None, kind("file", "Private key of that certificate, PEM, without a passphrase.")
     ] = None
     server_name: Annotated[
-        str | None, _kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
+        str | None, kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
     ] = None
-
-
-class SyntheticConfig(Section, frozen=True, kw_only=True):
-    """Completions of one token through the real path: they fail on a hung engine whose health is green."""
-
-    path: Annotated[
-        Literal["/v1/completions", "/v1/chat/completions"],
-        Meta(description="Which of the two shapes of request is sent."),
-    ] = "/v1/completions"
-    model: Annotated[
-        str | None,
-        _kind(
-            "model_name",
-            "The backends' name of the model; default: the first plain name in `models`, else the first that "
-            "the backend lists under `/v1/models`.",
-        ),
-    ] = None
-    interval_s: Annotated[
-        float,
-        _duration(
-            "Between two of them, ± 10 %; one is left out while the backend has no free slot.",
-            ge=MIN_INTERVAL_S,
-        ),
-    ] = field(default=30.0, name="interval")
-    timeout_s: Annotated[float, _duration("For the whole answer; never longer than `interval`.")] = field(
-        default=10.0, name="timeout"
-    )
-
-
-class HealthConfig(Section, frozen=True, kw_only=True):
-    """Probes: what fails them gets no new work. Without this section nobody asks."""
-
-    path: Annotated[
-        str, _kind("plain_path", "What is asked with GET, behind the path of the backend's URL; 2xx passes.")
-    ] = "/health"
-    tcp: Annotated[bool, Meta(description="Only open a connection; ask nothing.")] = False
-    interval_s: Annotated[float, _duration("Between two probes of a backend, ± 10 %.", ge=MIN_INTERVAL_S)] = (
-        field(default=2.0, name="interval")
-    )
-    timeout_s: Annotated[
-        float, _duration("For the whole probe, connecting included; never longer than `interval`.")
-    ] = field(default=1.0, name="timeout")
-    rise: Annotated[
-        int, Meta(ge=1, le=1000, description="Passed probes in a row that bring a backend back.")
-    ] = 2
-    fall: Annotated[
-        int, Meta(ge=1, le=1000, description="Failed probes in a row that take a backend out.")
-    ] = 3
-    agent: Annotated[
-        bool,
-        Meta(
-            description="Obey the words `drain`, `maint`, `ready`, `down`, `up`, `75%` and `maxconn:30` in "
-            "the first line of a passed probe's body."
-        ),
-    ] = True
-    synthetic: SyntheticConfig | None = None
-
-
-class EngineMetricsConfig(Section, frozen=True, kw_only=True):
-    """The engines' own metrics: requests running and waiting there, whoever sent them. Only for balancing."""
-
-    path: Annotated[
-        str,
-        _kind(
-            "plain_path", "Behind the path of the backend's URL; `trtllm-serve` has `/prometheus/metrics`."
-        ),
-    ] = "/metrics"
-    port: (
-        Annotated[int, Meta(ge=1, le=65535, description="Default: the backend's own; Triton has 8002.")]
-        | None
-    ) = None
-    interval_s: Annotated[
-        float, _duration("Between two readings of a backend, ± 10 %.", ge=MIN_INTERVAL_S)
-    ] = field(default=2.0, name="interval")
-    timeout_s: Annotated[float, _duration("For one reading; never longer than `interval`.")] = field(
-        default=1.0, name="timeout"
-    )
-    stale_after_s: Annotated[float, _duration("The age from which on a reading counts for nothing.")] = field(
-        default=10.0, name="stale_after"
-    )
 
 
 class ClusterConfig(Section, frozen=True, kw_only=True):
@@ -498,16 +335,17 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
     ] = 1.0
     models: Annotated[
         dict[str, str | None],
-        _kind(
+        kind(
             "models",
             "Models served: a list of names and patterns with `*`, or a map from the client's name to the "
             "backends' name; default: any model.",
         ),
     ] = field(default_factory=dict)
     backends: Annotated[
-        tuple[Annotated[BackendConfig, Meta(extra={"shorthand": "url"})], ...],
-        Meta(min_length=1, description="Model endpoints: URLs, or mappings as below."),
-    ]
+        BackendList,
+        Meta(min_length=1, description="Model endpoints: URLs, or mappings as below; or give `discovery`."),
+    ] = ()
+    discovery: DiscoveryConfig | None = None
     auth: AuthConfig | None = None
     tls: UpstreamTlsConfig | None = None
     health: HealthConfig | None = None
@@ -517,7 +355,7 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    listen: Annotated[Address, _kind("address", "Where clients connect, `host:port`.")] = Address(
+    listen: Annotated[Address, kind("address", "Where clients connect, `host:port`.")] = Address(
         "127.0.0.1", 8080
     )
     tls: DownstreamTlsConfig | None = None
@@ -533,28 +371,28 @@ class Config(Section, frozen=True, kw_only=True):
     ] = 1
     state: StateConfig = StateConfig()
     access_log: Annotated[
-        str, _kind("access_log", "One JSON line per request: `-` for standard output, a file, or `off`.")
+        str, kind("access_log", "One JSON line per request: `-` for standard output, a file, or `off`.")
     ] = "-"
     expose_routing: Annotated[
         bool,
         Meta(description="Tell clients in `x-spillway-*` response headers where a request went and why."),
     ] = True
-    max_body_bytes: Annotated[int, _size("Largest request body; a larger one gets 413.")] = field(
+    max_body_bytes: Annotated[int, size("Largest request body; a larger one gets 413.")] = field(
         default=32 * MIB, name="max_body"
     )
     max_buffered_bytes: Annotated[
-        int, _size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
+        int, size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
     drain_delay_s: Annotated[
         float,
-        _duration(
+        duration(
             "How long the port stays open at shutdown while readiness says no already, so that balancers "
             "turn away first; every answer then ends its connection.",
             ge=0,
         ),
     ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
-        float, _duration("How long requests in flight may take to finish at shutdown.", ge=0)
+        float, duration("How long requests in flight may take to finish at shutdown.", ge=0)
     ] = field(default=30.0, name="drain_timeout")
     tiers: Annotated[
         tuple[Name, ...],
@@ -574,6 +412,14 @@ class Config(Section, frozen=True, kw_only=True):
     keys: Annotated[
         tuple[ClientKeyConfig, ...],
         Meta(min_length=1, description="Who may send requests; default: whoever reaches the port."),
+    ] = ()
+    allow_backends_in: Annotated[
+        tuple[Annotated[str, Meta(extra={"kind": "network"})], ...],
+        Meta(
+            description="Networks, such as `169.254.10.0/24`, in which backends may be although such "
+            "addresses are refused: link-local, clouds' metadata services, multicast, unspecified.",
+            extra={"unique": True},
+        ),
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()

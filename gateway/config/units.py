@@ -1,4 +1,4 @@
-"""Durations, sizes and rates as people write them: `250ms`, `32MiB`, `50/s`. Format and parse are inverses."""
+"""Durations, sizes and rates as people write them: `5m`, `32MiB`, `50/s`. Format and parse are inverses."""
 
 from __future__ import annotations
 

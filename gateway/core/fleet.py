@@ -262,9 +262,10 @@ class Fleet:
         state = self.view.backends.get(event.backend_id)
         if state is None:
             return ()  # it left the configuration while it was asked
-        was_open = state.health.is_open
-        state.health.tell(event, state.in_flight, now_s)
-        return self._change(state, None if state.health.is_open is was_open else (), now_s)
+        health = state.health
+        before = (health.is_open, health.is_drained)
+        health.tell(event, state.in_flight, now_s)
+        return self._change(state, None if (health.is_open, health.is_drained) == before else (), now_s)
 
     def _on_drained(self, event: Drained, now_s: float) -> Effects:
         target = self._named(event.name)

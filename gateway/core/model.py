@@ -56,7 +56,8 @@ class Cluster:
 
     `models` maps a client's model name, or a pattern with `*`, to the name the backends know it by
     (None: the same name). `expected_limit` is the sum of slots that should be there, also of backends
-    that discovery knows of and that are not ready (None: those of `backends`): 2 of 100 are 2 %.
+    that discovery knows of and that are not ready (None: those of `backends`): 2 of 100 are 2 %;
+    `expected_backends` is how many backends that are.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Cluster:
     models: dict[str, str | None] = field(default_factory=dict)
     weight: float = 1.0
     expected_limit: int | None = None
+    expected_backends: int | None = None
 
 
 class RequestFacts(NamedTuple):

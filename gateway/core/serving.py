@@ -50,8 +50,8 @@ def work_out_serving(tiers: Sequence[str], matching: Sequence[Match]) -> Serving
     """`matching`: the clusters that serve the model, at least one, all of a tier in `tiers`."""
     by_tier = [(tier, [(c, m) for c, m in matching if c.cluster.tier == tier]) for tier in tiers]
     ordered = [pair for _, members in by_tier for pair in members]
-    # A cluster without any backend at the moment is nobody's first choice.
-    preferred = next((cluster for cluster, _ in ordered if cluster.backends), ordered[0][0])
+    # A cluster without any backend is nobody's first choice, unless some are expected there.
+    preferred = next((c for c, _ in ordered if c.backends or c.cluster.expected_backends), ordered[0][0])
     preferred_tier = preferred.cluster.tier
     route_model = next((match.rule for _, match in ordered if match.rule is not None), "other")
     found = tuple(_open_tiers(by_tier, preferred_tier))

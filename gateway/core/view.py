@@ -172,8 +172,9 @@ class ClusterState:
 
     @property
     def capacity(self) -> Capacity:
-        """Backends that may get new work, of those configured."""
-        return Capacity(len(self.open_backends), len(self.backends))
+        """Backends that may get new work, of those that should be there."""
+        expected = max(len(self.backends), self.cluster.expected_backends or 0)
+        return Capacity(len(self.open_backends), expected)
 
     @property
     def is_down(self) -> bool:

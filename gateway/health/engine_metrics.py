@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import NamedTuple
 
-from gateway.config.schema import EngineMetricsConfig
+from gateway.config.schema_health import EngineMetricsConfig
 from gateway.core.health import EngineMetricsSeen, EngineReading
 from gateway.core.model import Reason
 from gateway.health.client import Ask, AskFailed, HealthClient

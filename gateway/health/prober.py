@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.config.schema import HealthConfig
+from gateway.config.schema_health import HealthConfig
 from gateway.core.health import NO_ADVICE, ProbeReported, read_agent_words
 from gateway.core.model import Reason
 from gateway.health.client import Ask, AskFailed, HealthClient

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gateway.config.schema import SyntheticConfig
+from gateway.config.schema_health import SyntheticConfig
 from gateway.core.breaker import Circuit
 from gateway.core.fleet import AttemptFinished, AttemptStarted
 from gateway.core.health import SyntheticProbeReported

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.config.fleet import BackendEndpoint, backend_id, endpoints_of
-from gateway.config.schema import ClusterConfig, Config, EngineMetricsConfig, HealthConfig
+from gateway.config.schema import ClusterConfig, Config
+from gateway.config.schema_health import EngineMetricsConfig, HealthConfig
 from gateway.core.fleet import Event, FleetView
 from gateway.ports import Clock, StateStore
 

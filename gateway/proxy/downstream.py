@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_PIPELINED = 16
 # A client that was refused is read from, into nothing, so that a reset does not eat the answer.
 LINGER_S = 2.0
+# At shutdown, for a client that could not be told of it: the head of its answer was out before. Most use a
+# connection again at once, and a request that crosses our closing is lost.
+LAST_REQUEST_S = 1.0
 _NEVER_S = float("inf")
 
 
@@ -199,13 +202,16 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _wait_for_more(self) -> None:
         """Nothing is left to answer: the next request may come, or the one that has begun may end."""
-        if self._plane.is_draining and not self._reader.is_begun:
-            self._close_gently()
-            return
         timeouts = self._plane.settings.timeouts
-        self.deadline_s = self._plane.clock() + (
-            timeouts.request_body_s if self._reader.is_begun else timeouts.keep_alive_s
-        )
+        if self._reader.is_begun:
+            wait_s = timeouts.request_body_s
+        else:
+            wait_s = (
+                min(LAST_REQUEST_S, timeouts.keep_alive_s)
+                if self._plane.is_draining
+                else timeouts.keep_alive_s
+            )
+        self.deadline_s = self._plane.clock() + wait_s
         if self._reader.owes_continue:
             self.send_continue()
 
@@ -271,6 +277,11 @@ class DownstreamConnection(asyncio.Protocol):
     def body_bytes(self) -> int:
         """Of the request that comes in."""
         return self._reader.body_bytes
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a request has come, or a part of one, behind the one that is answered."""
+        return bool(self._waiting) or self._reader.is_begun or bool(self._unread)
 
     @property
     def is_idle(self) -> bool:

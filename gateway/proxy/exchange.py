@@ -82,7 +82,7 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._waited_s = 0.0  # for backends that did not answer in the end
         self.connection = connection
-        self.keeps_alive = head is not None and head.keeps_alive and not plane.is_draining
+        self.keeps_alive = head is not None and head.keeps_alive
         self.is_chunked = False
         self.is_committed = False
         self.record = record = RequestRecord(
@@ -282,7 +282,7 @@ class Exchange:
         plane, record, connection, head = self._plane, self.record, self.connection, attempt.answer_head
         assert head is not None
         now_s = plane.clock()
-        self.is_committed = True
+        self._begin_answer()
         if self._hedge is not None and (loser := self._hedge.win(attempt)) is not None:
             self._go_on_with(attempt, loser)
         record.status = head.status
@@ -340,8 +340,14 @@ class Exchange:
         """A mistake in the gateway itself costs this request, and nothing else."""
         self._refuse(Refusal(500, "internal_error", "The gateway failed.", closes=True))
 
-    def _answer(self, answer: answers.LocalAnswer) -> None:
+    def _begin_answer(self) -> None:
+        """The head is about to be written: the last moment to say that the connection ends with it."""
         self.is_committed = True
+        if self._plane.is_draining and not self.connection.has_more:
+            self.keeps_alive = False
+
+    def _answer(self, answer: answers.LocalAnswer) -> None:
+        self._begin_answer()
         self.record.status = answer.status
         self.record.bytes_out = len(answer.body)
         if self.record.outcome is None:

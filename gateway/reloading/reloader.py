@@ -124,6 +124,10 @@ class Reloader:
                 await self._ports.adopt(effective, self._generation)
                 self._effective = effective
 
+    def refresh_soon(self) -> None:
+        """As `refresh`, for who does not wait; what it raises is logged."""
+        self._spawn(self.refresh())
+
     # --- one reading -------------------------------------------------------------------------------------
 
     async def _take_turn(self) -> tuple[ReloadOutcome, ConfigStatus]:

@@ -17,7 +17,8 @@ from gateway.config.loading import parse_as, read_text
 from gateway.config.problems import ConfigError
 from gateway.config.reading import Reading
 from gateway.config.scalars import Surroundings
-from gateway.config.schema import DAY_S, Config, Name, Section
+from gateway.config.schema import Config
+from gateway.config.sections import DAY_S, Name, Section
 
 Seconds = Annotated[float, Meta(ge=0, le=7 * DAY_S, extra={"kind": "duration"})]
 Money = Annotated[float, Meta(ge=0, le=1e9, extra={"kind": "number"})]

@@ -130,7 +130,7 @@ READY_SHARE = MetricSpec(
     "cluster_ready_share",
     "gauge",
     ("cluster",),
-    "Backends that may get new work, as a share of those configured.",
+    "Backends that may get new work, as a share of those that should be there.",
     across=Across.MIN,
 )
 ENGINE_RUNNING = MetricSpec(
@@ -224,6 +224,27 @@ TELEMETRY_FAILURES = MetricSpec(
     "Requests whose record could not be counted or logged: a defect of the gateway, if ever above 0.",
 )
 
+DISCOVERY_AGE = MetricSpec(
+    "discovery_age_seconds",
+    "gauge",
+    ("cluster",),
+    "How long ago the backends of a cluster with `discovery` were last known to be those; absent until the "
+    "first answer.",
+    across=Across.MIN,
+)
+DISCOVERY_FAILING = MetricSpec(
+    "discovery_failing",
+    "gauge",
+    ("cluster",),
+    "1 while discovery fails and the backends known last stay; the readiness page says why.",
+    across=Across.MAX,
+)
+DISCOVERY_ERRORS = MetricSpec(
+    "discovery_errors_total",
+    "counter",
+    ("cluster",),
+    "Failed tries to find a cluster's backends; each is followed by another, up to 10 s later.",
+)
 CONFIG_GENERATION = MetricSpec(
     "config_generation",
     "gauge",
@@ -293,6 +314,9 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     ACCESS_LOG_DROPPED,
     SPANS_DROPPED,
     TELEMETRY_FAILURES,
+    DISCOVERY_AGE,
+    DISCOVERY_FAILING,
+    DISCOVERY_ERRORS,
     CONFIG_GENERATION,
     CONFIG_IS_NEWEST,
     CONFIG_RELOADS,

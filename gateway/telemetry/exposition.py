@@ -11,9 +11,10 @@ from prometheus_client.registry import Collector
 
 from gateway.core.breaker import Circuit
 from gateway.core.fleet import FleetView
-from gateway.ports import Clock, ConfigStatus, StoreHealth
+from gateway.ports import Clock, ConfigStatus, DiscoveryStatus, StoreHealth
 from gateway.telemetry import catalogue
 from gateway.telemetry.config_gauges import config_families
+from gateway.telemetry.discovery_families import discovery_families
 from gateway.telemetry.families import counter, gauge, histogram, rendered
 from gateway.telemetry.health_gauges import health_gauges
 from gateway.telemetry.metrics import Metrics
@@ -38,6 +39,7 @@ class GaugeSources:
     access_log_dropped: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
+    discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple
 
 
 class Exposition(Collector):
@@ -69,6 +71,7 @@ class Exposition(Collector):
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
+        yield from discovery_families(self._sources.discovery())
 
     def _counters(self) -> Iterator[Metric]:
         metrics = self._metrics

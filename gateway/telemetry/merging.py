@@ -15,10 +15,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar, Sample
 
-from gateway.ports import ConfigStatus
+from gateway.ports import ConfigStatus, DiscoveryStatus
 from gateway.telemetry import catalogue
 from gateway.telemetry.catalogue import PROCESS_ACROSS, Across
 from gateway.telemetry.config_gauges import config_families
+from gateway.telemetry.discovery_families import discovery_families
 from gateway.telemetry.families import counter, gauge, rendered
 
 _CUMULATIVE = frozenset({"counter", "histogram"})
@@ -85,8 +86,13 @@ class _Picture:
 class WorkerMetrics:
     """Keeps what workers have counted. A worker is known from `joined` to `departed`, by its own number."""
 
-    def __init__(self, config_status: Callable[[], ConfigStatus] = ConfigStatus) -> None:
+    def __init__(
+        self,
+        config_status: Callable[[], ConfigStatus] = ConfigStatus,
+        discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple,
+    ) -> None:
         self._config_status = config_status
+        self._discovery = discovery
         self._counted: dict[int, _Picture] = {}
         self._departed = _Picture()
         self._restarts = 0
@@ -117,7 +123,8 @@ class WorkerMetrics:
                 self._hear(worker, text, now)
         for counted in (self._departed, *self._counted.values()):
             now.add(counted)
-        for metric in (*self._own.collect(), *config_families(self._config_status())):
+        shared = (*config_families(self._config_status()), *discovery_families(self._discovery()))
+        for metric in (*self._own.collect(), *shared):
             now.take(metric, _values(metric), _across(metric.name))
         _make_room(now)
         return rendered([*(f.metric() for f in now.families.values()), *self._about(states)], as_openmetrics)

@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from random import getrandbits
 
 import msgspec
 
@@ -25,6 +27,8 @@ from gateway.config.loading import Loaded
 from gateway.config.schema import Config
 from gateway.config.secrets import Secret
 from gateway.core.fleet import Event, Fleet, FleetConfigured
+from gateway.discovery.discovery import Discovery
+from gateway.discovery.source import Surroundings
 from gateway.ports import ConfigStatus
 from gateway.processes.directory import PrivateDirectory
 from gateway.processes.restarts import StartFailed
@@ -51,15 +55,19 @@ class Supervisor:
         """With a `file`, what `config` was loaded from, its changes are handed to all workers."""
         self._config = config
         wall_clock = time.time  # noqa: TID251 - what people are told is wall time
-        ports = ReloadPorts(self._adopt, wall_clock, behind=lambda: tuple(self._behind.values()))
+        self._clock = time.monotonic
+        # One for all workers: they are handed what it finds with the rest of the configuration.
+        self._discovery = Discovery(Surroundings(self._clock, partial(getrandbits, 64)), self._on_found)
+        ports = ReloadPorts(
+            self._adopt, wall_clock, self._discovery.complete, lambda: tuple(self._behind.values())
+        )
         self._reloader = Reloader(file, ports) if file is not None else None
         self._generation = 1
         self._behind: dict[int, str] = {}  # by the number of the seat, why
-        self._clock = time.monotonic
         # Only for its names and its drains: no request is ever told to it.
         self._fleet = Fleet()
         self._fleet.apply(_picture_of(config), self._clock())
-        self._metrics = WorkerMetrics(self._config_status)
+        self._metrics = WorkerMetrics(self._config_status, self._discovery.statuses)
         self._state = GatewayState.STARTING
         self._lives = itertools.count(1)
         self._drains_at_birth: dict[int, dict[str, float]] = {}
@@ -95,6 +103,7 @@ class Supervisor:
             await self._redis.start()
         await self._admin.start()
         self._admin_port = self._admin.port
+        await self._find_backends()
         ports = SeatPorts(self._begin_life, self._became_ready, self._life_ended, self._start_failed)
         self._seats = [Seat(number, ports) for number in range(1, self._config.workers + 1)]
         await self._started
@@ -126,6 +135,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Ends what runs, at once, and leaves nothing behind."""
+        await self._discovery.stop()
         if self._reloader is not None:
             await self._reloader.stop()
         await self._end_workers(0.0)
@@ -165,6 +175,7 @@ class Supervisor:
         """Puts it in force here and at every worker that is ready; who starts later is born with it."""
         self._config, self._generation = config, generation
         self._fleet.apply(_picture_of(config), self._clock())
+        self._discovery.follow(config)
         self._admin.follow(settings_of(config.admin))
         await asyncio.gather(*(self._hand_on(seat) for seat in self._seats if seat.is_ready))
 
@@ -178,6 +189,17 @@ class Supervisor:
             if seat.life == life and self._behind.get(seat.number) != told:
                 self._behind[seat.number] = told
                 log.error("%s, and works by an older configuration", told)
+
+    async def _find_backends(self) -> None:
+        """Waits a moment for the first answers of discovery, so that workers are born with them."""
+        if self._reloader is not None:
+            self._discovery.follow(self._config)
+            await self._discovery.first_answers()
+            await self._reloader.refresh()
+
+    def _on_found(self) -> None:
+        if self._reloader is not None:
+            self._reloader.refresh_soon()
 
     def _config_status(self) -> ConfigStatus:
         return self._reloader.status if self._reloader is not None else ConfigStatus()
@@ -248,7 +270,7 @@ class Supervisor:
         detail: dict[str, object] = {"config": config_page(self._config_status())}
         if self._redis is not None:
             detail["private_redis"] = "running" if self._redis.is_running else "starting"
-        return detail
+        return detail | self._discovery.detail()
 
 
 def _picture_of(config: Config) -> FleetConfigured:

@@ -47,6 +47,25 @@ def test_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_files_of_discovery_are_read_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, backends = tmp_path / "g.yaml", tmp_path / "b.yaml"
+    listed = "{name: a, limit: 4, discovery: {file: b.yaml}}"
+    config.write_text(
+        f"clusters: [{listed}, {{name: b, limit: 1, discovery: {{dns: {{name: x, port: 1}}}}}}]"
+    )
+    backends.write_text("- http://10.0.0.1\n- {url: http://10.0.0.2, limit: 1}\n")
+    assert run("-c", str(config)) == 0
+    out = capsys.readouterr().out
+    assert out == "ok: 2 clusters in 1 tier, 2 backends, 5 slots, and those that discovery finds for b\n"
+    backends.write_text("- http://10.0.0.1\n- 10.0.0.2\n")
+    assert run("-c", str(config)) == 2
+    mistake = "[1]: must begin with http:// or https://; did you mean 'http://10.0.0.2'?"
+    assert capsys.readouterr().err == f"{backends}:2: {mistake}\n"
+    backends.unlink()
+    assert run("-c", str(config)) == 2
+    assert "clusters[0].discovery.file: file 'b.yaml' does not exist" in capsys.readouterr().err
+
+
 def test_on_a_terminal_a_table_follows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,8 +123,8 @@ def test_the_commented_lines_of_the_full_example_are_right_too(tmp_path: Path) -
         ("tls.key_file", True),
         ("admin.token_file", True),
         ("state.url_file", True),
-        ("clusters[2].auth.value_file", True),
-        ("clusters[2].tls.ca_file", True),
+        ("clusters[3].auth.value_file", True),
+        ("clusters[3].tls.ca_file", True),
     ]
 
 

@@ -21,7 +21,7 @@ clusters:
     models: {llama: org/Llama, "qwen-*": qwen}
     backends:
       - http://10.0.0.1
-      - {url: "https://[fe80::1]:8443/engine/", limit: 32, weight: 0.5}
+      - {url: "https://[fd00::1]:8443/engine/", limit: 32, weight: 0.5}
     auth: {header: X-Api-Key, value: hunter2}
     tls: {server_name: engines.example}
   - name: us
@@ -43,7 +43,7 @@ def test_clusters_in_the_terms_of_the_core(config: Config) -> None:
             "near",
             (
                 Backend("eu@10.0.0.1:80", "http://10.0.0.1", 64),
-                Backend("eu@[fe80::1]:8443/engine", "https://[fe80::1]:8443/engine", 32, 0.5),
+                Backend("eu@[fd00::1]:8443/engine", "https://[fd00::1]:8443/engine", 32, 0.5),
             ),
             {"llama": "org/Llama", "qwen-*": "qwen"},
             2.0,
@@ -58,12 +58,12 @@ def test_endpoints_for_the_data_plane(config: Config) -> None:
         "eu@10.0.0.1:80", "http", "10.0.0.1", 80, b"", b"10.0.0.1", None, b"X-Api-Key", b"hunter2"
     )
     assert secure == BackendEndpoint(
-        "eu@[fe80::1]:8443/engine",
+        "eu@[fd00::1]:8443/engine",
         "https",
-        "fe80::1",
+        "fd00::1",
         8443,
         b"/engine",
-        b"[fe80::1]:8443",
+        b"[fd00::1]:8443",
         UpstreamTls("engines.example"),
         b"X-Api-Key",
         b"hunter2",

@@ -9,12 +9,13 @@ import pytest
 
 from gateway.config import ConfigError, parse
 
+RELATIVE = "paths are relative to the configuration file"
 WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
-    "known here: access_log, admin, breaker, cluster_policy, clusters, drain_delay, drain_timeout, "
-    "expose_routing, hedge, listen, max_body, max_buffered, paths, pool, retry, state, tiers, timeouts, tls, "
-    "tracing, watch, workers"
+    "known here: access_log, admin, allow_backends_in, breaker, cluster_policy, clusters, drain_delay, "
+    "drain_timeout, expose_routing, hedge, listen, max_body, max_buffered, paths, pool, retry, state, tiers, "
+    "timeouts, tls, tracing, watch, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
@@ -366,7 +367,9 @@ def test_what_is_required() -> None:
     assert mistakes("clusters: []\n") == ["g.yaml:1: clusters: must have at least 1 entry"]
     assert mistakes("clusters:\n  - {}\n") == [
         "g.yaml:2: clusters[0].name: is required",
-        "g.yaml:2: clusters[0].backends: is required",
+    ]
+    assert mistakes("clusters:\n  - {name: a, limit: 1}\n") == [
+        "g.yaml:2: clusters[0].backends: is required; or discovery, which finds them"
     ]
     assert mistakes("clusters:\n  - {name: a, backends: ['http://a', {url: 'http://b', limit: 1}]}\n") == [
         "g.yaml:2: clusters[0].limit: is required; or give every backend its own limit"
@@ -423,3 +426,128 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
 def test_a_long_value_makes_no_long_message() -> None:
     (found,) = mistakes(with_backend("http://" + "a" * 10_000))
     assert len(found) < 300
+
+
+# --- discovery ---------------------------------------------------------------------------------------
+
+
+def with_discovery(how: str, before: str = "limit: 8") -> str:
+    return f"clusters:\n  - name: here\n    {before}\n    discovery: {how}\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("{}", ": says not where; give one of kubernetes, dns, file"),
+        ("", ": says not where; give one of kubernetes, dns, file"),
+        (
+            "{dns: {name: a.b, port: 1}, kubernetes: {service: a}}",
+            ".dns: must not stand beside kubernetes; keep one of them",
+        ),
+        ("{file: nowhere.yaml}", ".file: file 'nowhere.yaml' does not exist; " + RELATIVE),
+        ("{dns: {name: a.b}}", ".dns.port: is required with record: a"),
+        (
+            "{dns: {name: a.b, record: srv, port: 1}}",
+            ".dns.port: has no effect with record: srv; SRV records have their own",
+        ),
+        (
+            "{dns: {name: 10.0.0.1, port: 1}}",
+            ".dns.name: must be a name, not the address 10.0.0.1; list addresses under 'backends'",
+        ),
+        ("{dns: {name: a.b, port: 1, record: mx}}", ".dns.record: must be one of a, aaaa, srv"),
+        (
+            "{dns: {name: a.b, port: 1, servers: ['dns.example:53']}}",
+            ".dns.servers: must be addresses, not dns.example:53",
+        ),
+        (
+            "{dns: {name: a.b, port: 1, prefix: x}}",
+            ".dns.prefix: must start with '/', not 'x'; did you mean '/x'?",
+        ),
+        (
+            "{dns: {name: a.b, port: 1, prefix: /v1}}",
+            ".dns.prefix: must not end in /v1; drop /v1: the client's path is passed on",
+        ),
+        ("{kubernetes: {}}", ".kubernetes.service: is required"),
+        (
+            "{kubernetes: {service: a.b}}",
+            ".kubernetes.service: must be of a-z, 0-9 and '-', with a letter or digit first and last",
+        ),
+        (
+            "{kubernetes: {service: a, port: http_1}}",
+            ".kubernetes.port: must be the name or the number of a port, not 'http_1'",
+        ),
+        ("{kubernetes: {service: a, port: 70000}}", ".kubernetes.port: has a port outside 1-65535: 70000"),
+        ("{kubernetes: {service: a, api: {}}}", ".kubernetes.api.url: is required"),
+        (
+            "{kubernetes: {service: a, api: {url: 'http://10.0.0.1', token_file: token}}}",
+            ".kubernetes.api.url: must be https where a token is sent; or remove token_file",
+        ),
+        (
+            "{kubernetes: {service: a, api: {url: 'http://10.0.0.1', ca_file: token}}}",
+            ".kubernetes.api.ca_file: has no effect; the API's URL is not https",
+        ),
+        ("{kubernetes: {service: a}, expected: 0}", ".expected: must be at least 1, not 0"),
+    ],
+)
+def test_a_mistake_in_discovery(how: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    assert mistakes(with_discovery(how), tmp_path) == [f"g.yaml:4: clusters[0].discovery{expected}"]
+
+
+def test_a_mistake_beside_discovery() -> None:
+    how = "{dns: {name: a.b, port: 1}}"
+    assert mistakes(with_discovery(how, "limit: 1\n    backends: ['http://a']")) == [
+        "g.yaml:5: clusters[0].discovery: must not stand beside backends; keep one of them"
+    ]
+    assert mistakes(with_discovery(how, "weight: 1")) == [
+        "g.yaml:2: clusters[0].limit: is required with discovery; backends are found without one"
+    ]
+    assert mistakes(with_discovery(how, "limit: 1\n    tls: {server_name: a}")) == [
+        "g.yaml:4: clusters[0].tls: has no effect; no backend of the cluster has an https URL"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ("169.254.169.254", "a link-local address"),
+        ("[fe80::1]", "a link-local address"),
+        ("[::ffff:a9fe:a9fe]", "a link-local address"),
+        ("[64:ff9b::a9fe:a9fe]", "a link-local address"),
+        ("[2002:a9fe:a9fe::1]", "a link-local address"),
+        ("[fd00:ec2::254]", "the address of a cloud's metadata service"),
+        ("100.100.100.200", "the address of a cloud's metadata service"),
+        ("224.0.0.1", "a multicast address"),
+        ("255.255.255.255", "a multicast address"),
+        ("[ff02::1]", "a multicast address"),
+        ("0.0.0.0", "an unspecified address"),
+        ("0.1.2.3", "an unspecified address"),
+        ("[::]", "an unspecified address"),
+    ],
+)
+def test_where_no_backend_may_be(host: str, what: str) -> None:
+    text = with_backend(f"'http://{host}:8000'")
+    (found,) = mistakes(text)
+    assert found.startswith(f"g.yaml:5: clusters[0].backends[0].url: is {what}; allow_backends_in: [")
+    allowed = f"allow_backends_in: ['{host.strip('[]')}']"
+    assert parse(f"{allowed}\n{text}", "g.yaml", ".", {}).clusters
+
+
+def test_where_backends_may_be() -> None:
+    for host in (
+        "127.0.0.1",
+        "10.0.0.1",
+        "[::1]",
+        "[fd00::1]",
+        "[2001:db8::1]",
+        "100.64.0.1",
+        "metadata.example",
+    ):
+        assert parse(with_backend(f"'http://{host}'"), "g.yaml", ".", {}).clusters
+    assert mistakes(at_top("allow_backends_in: [169.254.10.1/24]")) == [
+        "g.yaml:1: allow_backends_in[0]: has bits set behind its prefix: '169.254.10.1/24'; "
+        "did you mean '169.254.10.0/24'?"
+    ]
+    assert mistakes(at_top("allow_backends_in: [all]")) == [
+        "g.yaml:1: allow_backends_in[0]: must be a network, not 'all'; write 169.254.10.0/24"
+    ]

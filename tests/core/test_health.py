@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -24,8 +25,8 @@ from gateway.core.health import (
     SyntheticProbeReported,
     read_agent_words,
 )
-from gateway.core.model import Backend, Cluster, HealthRules, Outcome, Reason
-from tests.core.stories import answers, configured, fleet_with, order, starts, tell, why
+from gateway.core.model import Backend, Cluster, HealthRules, Outcome, Reason, Shed, ShedReason
+from tests.core.stories import answers, configured, fleet_with, order, plan, route, starts, tell, why
 
 RULES = HealthRules(rise=2, fall=3, stale_after_s=10.0, has_synthetic=True)
 
@@ -266,6 +267,14 @@ def test_no_text_makes_advice_that_asks_for_more(body: str) -> None:
     assert advice.max_in_flight is None or advice.max_in_flight >= 0
 
 
+def test_a_backend_that_comes_back_only_to_drain_is_tried_by_nobody_not_even_in_panic() -> None:
+    fleet = fleet_with(probed("here", ("a", 4)))
+    fails(fleet, "a", times=3)
+    assert why(fleet) == [("a", "panic")]
+    passes(fleet, "a", words="drain")
+    assert route(fleet) == Shed(ShedReason.NO_BACKEND)
+
+
 def test_a_drained_backend_gets_no_new_work_until_it_no_longer_says_so() -> None:
     fleet = two_tiers()
     passes(fleet, "a", words="drain")
@@ -382,3 +391,12 @@ def test_latency_and_health_are_apart() -> None:
     answers(fleet, "a", ttft_s=3.0)
     passes(fleet, "a", times=9)
     assert fleet.view.backends["a"].latency.value_s(0.0) == 3.0
+
+
+def test_a_cluster_of_which_nothing_is_there_is_missed_if_something_is_expected() -> None:
+    there = probed("there", ("b", 4), tier="backup")
+    nobody = fleet_with(probed("here"), there)
+    assert (plan(nobody).preferred_tier, why(nobody)) == ("backup", [("b", "first_choice")])
+    lost = fleet_with(replace(probed("here"), expected_limit=8, expected_backends=2), there)
+    assert (plan(lost).preferred_tier, why(lost)) == ("primary", [("b", "ejected")])
+    assert lost.view.clusters["here"].capacity == Capacity(0, 2)

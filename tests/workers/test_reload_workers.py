@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,3 +126,29 @@ def test_an_answer_is_one_line_whatever_the_reason_holds() -> None:
     assert number == 8 and reason is not None and reason.startswith("two lines, and é")
     with pytest.raises(ValueError, match="no answer"):
         read_answer(b"ready\n")
+
+
+def test_backends_that_the_parent_finds_are_those_of_all_workers(
+    engine: Engine, server_program: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "backends.yaml"
+    file.write_text(f"['{engine.url}']")
+    how = f"clusters: [{{name: here, limit: 64, discovery: {{file: '{file}'}}}}]"
+    with started(f"workers: {WORKERS}\n{how}") as fleet:
+        fleet.wait_ready()
+        assert limits(fleet) == [64, 64]
+        assert fleet.ask() == 200
+        backend = f"here@{engine.url.removeprefix('http://')}"
+        assert fleet.admin("POST", f"/api/v1/backends/{backend}/drain")[0] == 200
+        file.write_text(f"[{{url: '{engine.url}', limit: 8}}, 'http://127.0.0.1:9']")
+        assert wait_for(lambda: limits(fleet) == [72, 72])
+        killed = fleet.pid_of(1)
+        os.kill(killed, signal.SIGKILL)
+        assert wait_for(lambda: fleet.is_ready(WORKERS) and fleet.pid_of(1) != killed)
+        assert limits(fleet) == [72, 72]
+        (cluster,) = fleet.page("/api/v1/fleet")["tiers"][0]["clusters"]
+        assert {one["id"]: one["drained"] for one in cluster["backends"]}[backend], "a drain stays"
+        file.write_text("no list")
+        assert wait_for(lambda: fleet.metrics()['spillway_discovery_failing{cluster="here"}'] == 1)
+        assert "must be a list" in fleet.page("/readyz")["discovery"]["here"]
+        assert limits(fleet) == [72, 72]

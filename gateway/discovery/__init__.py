@@ -1,0 +1,1 @@
+"""Where backends are found that are not listed: Kubernetes, DNS, files. It knows nothing of the fleet."""
