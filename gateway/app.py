@@ -336,6 +336,7 @@ class Gateway:
                 downstream_connections=lambda: self._plane.connection_count,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
+                key_in_flight=lambda: self._plane.key_in_flight,
                 discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
                 spans_dropped=lambda: spans.dropped if spans is not None else 0,

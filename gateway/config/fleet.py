@@ -17,10 +17,20 @@ MIN_RETRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How to verify an https backend: `ca_file` None trusts the system's certificates."""
+    """How to verify an https backend, and what to show it: `ca_file` None trusts the system's certificates.
+
+    `cert_file` and `key_file` are both set or both None.
+    """
 
     server_name: str
     ca_file: FileContent | None = None
+    cert_file: FileContent | None = None
+    key_file: FileContent | None = None
+
+    @property
+    def files(self) -> tuple[FileContent | None, ...]:
+        """What a TLS context is made of: one will do for all that have the same."""
+        return self.ca_file, self.cert_file, self.key_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint
 
 
 def _tls(cluster: ClusterConfig, host: str) -> UpstreamTls:
-    if cluster.tls is None:
+    tls = cluster.tls
+    if tls is None:
         return UpstreamTls(host)
-    return UpstreamTls(cluster.tls.server_name or host, cluster.tls.ca_file)
+    return UpstreamTls(tls.server_name or host, tls.ca_file, tls.cert_file, tls.key_file)

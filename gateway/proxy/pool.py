@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from gateway.config.fleet import BackendEndpoint, endpoints_of
 from gateway.config.schema import Config
+from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
 from gateway.ports import Clock
 from gateway.proxy.upstream import UpstreamConnection
@@ -122,11 +123,9 @@ def pools_of(
     Nothing is changed by it: a pool of `before` that is kept has yet to `follow` the configuration.
     Raises OSError for certificates that can't be loaded.
     """
-    # One for all that trust the same: making one takes tens of milliseconds.
+    # One for all that trust and show the same: making one takes tens of milliseconds.
     contexts = {
-        pool.endpoint.tls.ca_file: pool.ssl_context
-        for pool in before.values()
-        if pool.endpoint.tls is not None
+        pool.endpoint.tls.files: pool.ssl_context for pool in before.values() if pool.endpoint.tls is not None
     }
     pools: dict[str, UpstreamPool] = {}
     for backend_id, endpoint in endpoints_of(config).items():
@@ -136,8 +135,7 @@ def pools_of(
             continue
         context = None
         if endpoint.tls is not None:
-            ca_file = endpoint.tls.ca_file
-            context = contexts.get(ca_file) or ssl.create_default_context(cafile=ca_file)
-            contexts[ca_file] = context
+            context = contexts.get(endpoint.tls.files) or upstream_context(endpoint.tls)
+            contexts[endpoint.tls.files] = context
         pools[backend_id] = UpstreamPool(endpoint, context, config, clock, writes)
     return pools

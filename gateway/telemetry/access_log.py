@@ -102,6 +102,8 @@ class AccessLog:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
+        if record.key is not None:
+            fields["key"] = record.key
         if record.trace is not None:
             fields["trace_id"] = record.trace.hex_id
         return fields

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -37,6 +37,7 @@ class GaugeSources:
     downstream_connections: Callable[[], int] = _zero
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    key_in_flight: Callable[[], Mapping[str, int]] = dict
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
     discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple
@@ -68,6 +69,8 @@ class Exposition(Collector):
         yield gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
+        in_flight: dict[tuple[str, ...], int] = {(n,): c for n, c in self._sources.key_in_flight().items()}
+        yield gauge(catalogue.KEY_IN_FLIGHT, in_flight)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
@@ -82,6 +85,7 @@ class Exposition(Collector):
         yield counter(catalogue.RETRIES, metrics.retries)
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)
+        yield counter(catalogue.KEY_REQUESTS, metrics.keys)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
         yield counter(catalogue.SPANS_DROPPED, {(): self._sources.spans_dropped()})

@@ -121,6 +121,14 @@ FIELDS: tuple[LogField, ...] = (
     LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
     LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
     LogField(
+        "key",
+        str,
+        "",
+        "absent without `keys`, and when no good one was shown",
+        "The name of the [client key](how-to/give-out-client-keys.md) that was shown.",
+        is_optional=True,
+    ),
+    LogField(
         "trace_id",
         str,
         "32 hexadecimal digits",

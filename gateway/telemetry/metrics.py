@@ -92,6 +92,7 @@ class Metrics:
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
+        self.keys: dict[tuple[str, ...], int] = {}
         self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
             (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
@@ -121,6 +122,9 @@ class Metrics:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
         if record.error_code in SHED_CODES:
             _count(self.sheds, (record.error_code,))
+        if record.key is not None:
+            outcome = record.outcome.verdict.value if record.outcome is not None else "none"
+            _count(self.keys, (record.key, outcome, record.error_code or ""))
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
         if record.trace is not None and record.trace.is_sampled:
