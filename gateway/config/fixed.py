@@ -9,7 +9,7 @@ from gateway.config.schema import Config
 _NOT_NOW = "changes only with a restart"
 
 # What is open, held or told to others by its old name.
-_FIXED: dict[str, Callable[[Config], object]] = {
+FIXED: dict[str, Callable[[Config], object]] = {
     "listen": lambda config: config.listen,
     "admin.listen": lambda config: config.admin.listen,
     "workers": lambda config: config.workers,
@@ -26,7 +26,7 @@ _FIXED: dict[str, Callable[[Config], object]] = {
 
 def restart_needed(running: Config, wanted: Config) -> dict[str, str]:
     """What says that `wanted` can't take the place of `running` in this process: by setting, why not."""
-    found = {setting: _NOT_NOW for setting, of in _FIXED.items() if of(running) != of(wanted)}
+    found = {setting: _NOT_NOW for setting, of in FIXED.items() if of(running) != of(wanted)}
     if running.keys and not wanted.keys:
         # A section that was lost in an edit must not open the door of a running fleet to everybody.
         found["keys"] = "can be taken away as a whole only with a restart"

@@ -82,6 +82,9 @@ class Endpoint:
             return
         if not self.is_up:
             self._timeline.at(self._timeline.now_s + self._there_s, self._refuse, job)
+        elif not self._engine.can_hold(job.arrival):
+            # As engines do with what their KV cache could never hold.
+            self._timeline.at(self._timeline.now_s + self._there_s, self._answer_error, job, 400)
         elif self.error_share and draw.random() < self.error_share:
             said_s = self._timeline.now_s + ERROR_S + self._there_s
             self._timeline.at(said_s, self._answer_error, job, self.error_status)

@@ -72,9 +72,9 @@ class ServiceTimes:
     The draw of a request is that of its number in the trace, so every policy gets the same ones.
     """
 
-    base_s: float = 0.020
-    per_input_token_s: float = 0.000075
-    per_output_token_s: float = 0.030
+    base_s: float
+    per_input_token_s: float
+    per_output_token_s: float
     sigma: float = 0.0
     seed: int = 0
 

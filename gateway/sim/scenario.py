@@ -22,6 +22,8 @@ from gateway.config.sections import DAY_S, Name, Section
 
 Seconds = Annotated[float, Meta(ge=0, le=7 * DAY_S, extra={"kind": "duration"})]
 Money = Annotated[float, Meta(ge=0, le=1e9, extra={"kind": "number"})]
+# A model of some billion parameters on one accelerator, not too busy.
+DEFAULT_TIMES_S = (0.020, 0.000075, 0.030)
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 
 
@@ -29,15 +31,25 @@ class EngineConfig(Section, frozen=True, kw_only=True):
     """What answers: a preset of the step model, or times that do not depend on the load.
 
     `time` = `base` + `per_input_token` x input + `per_output_token` x output, spread by `sigma` (lognormal).
+    Of the three, what is not given is 0, once one of them is; with none of them they are DEFAULT_TIMES_S.
     """
 
     preset: Literal["timed", "h100-80", "a100-80", "l4-24"] = "timed"
-    base_s: Seconds = field(default=0.020, name="base")
-    per_input_token_s: Seconds = field(default=0.000075, name="per_input_token")
-    per_output_token_s: Seconds = field(default=0.030, name="per_output_token")
+    base_s: Seconds | None = field(default=None, name="base")
+    per_input_token_s: Seconds | None = field(default=None, name="per_input_token")
+    per_output_token_s: Seconds | None = field(default=None, name="per_output_token")
     sigma: Annotated[float, Meta(ge=0, le=5, extra={"kind": "number"})] = 0.0
     max_num_seqs: Count | None = None
     kv_cache_tokens: Count | None = None
+
+    @property
+    def times_s(self) -> tuple[float, float, float]:
+        """Base, for each input token, for each output token."""
+        given = (self.base_s, self.per_input_token_s, self.per_output_token_s)
+        if given == (None, None, None):
+            return DEFAULT_TIMES_S
+        base_s, input_s, output_s = (seconds or 0.0 for seconds in given)
+        return base_s, input_s, output_s
 
 
 class PriceConfig(Section, frozen=True, kw_only=True):

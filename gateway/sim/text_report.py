@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.sim.figures import Figures
 from gateway.sim.study import Study
+from gateway.sim.sweep import Sweep
 
 Table = Sequence[Sequence[str]]
 
@@ -22,6 +23,39 @@ def text_report(study: Study) -> str:
         *_lines(ours),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def side_by_side(studies: Sequence[Study]) -> str:
+    """One row for each configuration."""
+    return _table([COMPARED, *(compared_cells(study) for study in studies)])
+
+
+def sweep_report(sweep: Sweep, studies: Sequence[Study]) -> str:
+    """One row for each value of the setting."""
+    return _table([(sweep.path, *COMPARED[1:]), *(compared_cells(study) for study in studies)])
+
+
+COMPARED = (
+    *("configuration", "off preferred", "bound", "greedy", "shed", "failed", "flaps"),
+    *("ttft p99", "duration p99", "cost"),
+)
+
+
+def compared_cells(study: Study) -> tuple[str, ...]:
+    """The cells under COMPARED."""
+    ours = study.figures
+    return (
+        study.name,
+        percent(ours["off_preferred_share"]),
+        percent(study.bound["off_preferred_share"]),
+        percent(study.baselines["greedy"]["off_preferred_share"]),
+        f"{ours['shed']:,}",
+        f"{ours['failed']:,}",
+        str(ours["flaps"]),
+        seconds(ours["ttft_s"]["p99"]),
+        seconds(ours["duration_s"]["p99"]),
+        money(ours["cost"]),
+    )
 
 
 def percent(share: float | None) -> str:

@@ -115,9 +115,7 @@ def _endpoints(cluster: Cluster, scenario: Scenario, timeline: Timeline, seed: i
 
 def _maker_of(engine: EngineConfig, timeline: Timeline, seed: int) -> MakeEngine:
     if engine.preset == "timed":
-        times = ServiceTimes(
-            engine.base_s, engine.per_input_token_s, engine.per_output_token_s, engine.sigma, seed
-        )
+        times = ServiceTimes(*engine.times_s, engine.sigma, seed)
 
         def timed(on_first: Tell, on_last: Tell) -> Engine:
             return TimedEngine(timeline, times, on_first, on_last)

@@ -92,6 +92,11 @@ def start_engine(*arguments: str, port: int = 0) -> Engine:
 def start_gateway_process(text: str, folder: Path) -> GatewayProcess:
     path = folder / "spillway.yaml"
     path.write_text(_OWN_LINES + text)
+    return serve(path)
+
+
+def serve(path: Path) -> GatewayProcess:
+    """`spillway serve` on a file that says all, ports included."""
     child = subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", "serve", "-c", str(path)], stderr=subprocess.PIPE, text=True
     )

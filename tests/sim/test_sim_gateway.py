@@ -122,6 +122,30 @@ clusters:
     assert figures["tiers"]["backup"]["cost"] is None
 
 
+def test_what_no_kv_cache_could_hold_is_refused_by_the_engine_and_final(tmp_path):
+    scenario = scenario_of("engine: {preset: l4-24}", tmp_path, ONE_EACH)
+    ledger = run_gateway(setting([Arrival(0.0, 30_000, 1), Arrival(1.0, 100, 2)], ONE_EACH, scenario))
+    assert [(row.fate, row.why, row.attempts) for row in ledger.rows] == [
+        (Fate.FAILED, "client_error", 1),
+        (Fate.SERVED, None, 1),
+    ]
+
+
+def test_a_step_engine_slows_down_with_its_batch_and_survives_every_fault(tmp_path):
+    faults = "".join(
+        f"  - {{at: {at}s, for: 5s, target: here, kind: {kind}}}\n"
+        for at, kind in ((10, "slow"), (30, "hang"), (50, "crash"), (70, "preempt"), (90, "error"))
+    )
+    scenario = scenario_of(f"engine: h100-80\nfaults:\n{faults}", tmp_path)
+    busy = run_gateway(setting(bursts(1200, 10.0), scenario=scenario))
+    assert sum(row.fate is Fate.SERVED for row in busy.rows) > 1100
+    assert all(level.now == 0 for level in busy.site.occupancy.levels.values())
+    calm = run_gateway(setting(bursts(30, 0.1), scenario=scenario_of("engine: h100-80", tmp_path)))
+    for row in calm.rows:
+        assert row.endpoint is not None
+        assert row.ended_s - row.arrival.at_s == pytest.approx(row.endpoint.alone_s(0, row.arrival), rel=0.01)
+
+
 def test_a_hedge_takes_over_from_a_slow_backend(tmp_path):
     config = "hedge: {after: 500ms, budget: 1}\nretry: {budget: 1}\n" + ONE_EACH
     scenario = scenario_of(

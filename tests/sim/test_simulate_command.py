@@ -49,8 +49,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_process(given, tmp_path
         reports.append(path.read_bytes())
     assert reports[0] == reports[1]
     report = json.loads(reports[0])
-    assert (report["workload"], report["seed"], report["config"]) == ("t.csv", 4, "c.yaml")
-    assert report["spillway"]["requests"] == 400
+    (study,) = report["configs"]
+    assert (report["workload"], report["seed"], study["config"]) == ("t.csv", 4, "c.yaml")
+    assert study["spillway"]["requests"] == 400
 
 
 def test_another_seed_draws_otherwise(given, tmp_path):
