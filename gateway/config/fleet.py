@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gateway.config.files import FileContent
+from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.admission import KeyRules
 from gateway.core.breaker import BreakerSettings
@@ -37,6 +38,7 @@ class UpstreamTls:
 class BackendEndpoint:
     """How to reach one backend, and what it gets to see. `prefix` goes before the client's path.
 
+    `allow_in` are networks whose addresses it may have, whatever they are (see refused_hosts.py).
     `auth_header` and `auth_value` are both set or both None; the value is in no repr.
     """
 
@@ -50,6 +52,11 @@ class BackendEndpoint:
     auth_header: bytes | None = None
     auth_value: bytes | None = field(default=None, repr=False)
     pass_client: bool = False
+    allow_in: tuple[str, ...] = ()
+
+    def why_not_at(self, address: str) -> str | None:
+        """Why this backend may not be spoken to at an address that its host has resolved to; None: it may."""
+        return why_refused(address, self.allow_in)
 
 
 def clusters_of(config: Config) -> tuple[Cluster, ...]:
@@ -104,7 +111,9 @@ def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | No
 
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:
     """How to reach each backend, by its id."""
-    endpoints = [_endpoint(cluster, backend) for cluster in config.clusters for backend in cluster.backends]
+    endpoints = [
+        _endpoint(config, cluster, backend) for cluster in config.clusters for backend in cluster.backends
+    ]
     return {endpoint.backend_id: endpoint for endpoint in endpoints}
 
 
@@ -142,7 +151,7 @@ def _health_rules(cluster: ClusterConfig) -> HealthRules | None:
     return known if metrics is None else replace(known, stale_after_s=metrics.stale_after_s)
 
 
-def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:
+def _endpoint(config: Config, cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:
     url, auth = backend.url, cluster.auth
     secret = auth.secret if auth else None
     return BackendEndpoint(
@@ -156,6 +165,7 @@ def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint
         auth_header=auth.header.encode("ascii") if auth and secret else None,
         auth_value=secret.reveal().encode("ascii") if secret else None,
         pass_client=auth.pass_client if auth else False,
+        allow_in=config.allow_backends_in,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from gateway.core.model import Reason
 from gateway.ports import Clock
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.writes import WriteBatch
+
+log = logging.getLogger(__name__)
 
 
 class ConnectFailed(Exception):
@@ -71,7 +74,7 @@ class UpstreamPool:
         make: Callable[[], UpstreamConnection] = lambda: UpstreamConnection(self, self._clock())  # noqa: E731
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
+                transport, connection = await asyncio.get_running_loop().create_connection(
                     make,
                     endpoint.host,
                     endpoint.port,
@@ -82,7 +85,18 @@ class UpstreamPool:
             raise ConnectFailed(Reason.CONNECT_TIMEOUT) from exc
         except OSError as exc:
             raise ConnectFailed(Reason.CONNECT_FAILED) from exc
+        self._check_address(transport)
         return connection
+
+    def _check_address(self, transport: asyncio.Transport) -> None:
+        """A name may lead anywhere, and elsewhere tomorrow. Raises ConnectFailed before a byte is sent."""
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if address == self.endpoint.host:
+            return  # looked at when the configuration was read, or when it was discovered
+        if (reason := self.endpoint.why_not_at(address)) is not None:
+            transport.abort()
+            log.warning("%s: its name leads to %s, %s", self.endpoint.backend_id, address, reason)
+            raise ConnectFailed(Reason.CONNECT_FAILED)
 
     def give_back(self, connection: UpstreamConnection) -> None:
         now_s = self._clock()
