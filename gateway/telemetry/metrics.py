@@ -7,6 +7,7 @@ strings after the first request of a kind; exposition.py does that when somebody
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ MAX_SERIES = 5_000
 OTHER = "other"
 
 _Key = tuple[str, str, str, Outcome | None, int]
+# A client key's name, and how a request with it ended.
+_KeyUse = tuple[str, Outcome | None, str | None]
 
 
 class SeenTrace(NamedTuple):
@@ -92,7 +95,7 @@ class Metrics:
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
-        self.keys: dict[tuple[str, ...], int] = {}
+        self._keys: dict[_KeyUse, int] = {}
         self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
             (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
@@ -123,12 +126,26 @@ class Metrics:
         if record.error_code in SHED_CODES:
             _count(self.sheds, (record.error_code,))
         if record.key is not None:
-            outcome = record.outcome.verdict.value if record.outcome is not None else "none"
-            _count(self.keys, (record.key, outcome, record.error_code or ""))
+            use = (record.key, record.outcome, record.error_code)
+            if use in self._keys:
+                self._keys[use] += 1
+            else:
+                if len(self._keys) >= MAX_SERIES:
+                    use = (OTHER, None, None)
+                self._keys[use] = self._keys.get(use, 0) + 1
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
         if record.trace is not None and record.trace.is_sampled:
             self._show_trace(timings, record.trace.hex_id, record)
+
+    @property
+    def keys(self) -> dict[tuple[str, ...], int]:
+        """Requests by client key, outcome and error code."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for (key, outcome, error_code), count in tuple(self._keys.items()):
+            verdict = outcome.verdict.value if outcome is not None else "none"
+            counts[key, verdict, error_code or ""] += count
+        return dict(counts)
 
     def _show_trace(self, timings: Timings, trace_id: str, record: RequestRecord) -> None:
         at_s = self._wall_clock()
