@@ -19,7 +19,7 @@ from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, Gateway
 from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
 from gateway.config.fixed import restart_needed
-from gateway.config.fleet import breaker_of, clusters_of
+from gateway.config.fleet import fleet_of
 from gateway.config.loading import Loaded
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
@@ -29,7 +29,6 @@ from gateway.core.fleet import (
     Drained,
     Event,
     Fleet,
-    FleetConfigured,
     ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
@@ -129,6 +128,8 @@ class Gateway:
                     for backend_id in backend_ids:
                         if (pool := self._plane.pools.get(backend_id)) is not None:
                             pool.close_idle()
+        if self._plane.holding.count:
+            self._plane.waiting.review()
 
     def _report(self, change: ReportCircuit) -> None:
         backend_id, circuit, trigger, reason = change
@@ -172,7 +173,7 @@ class Gateway:
 
     async def start(self) -> None:
         config = self._config
-        self.apply(_picture_of(config))
+        self.apply(fleet_of(config))
         for name, until_s in (self._place.drains if self._place else {}).items():
             self._apply_heard(Drained(name, until_s))
             self._store.assume_drain(name, until_s - self._clock())
@@ -207,7 +208,7 @@ class Gateway:
         targets = targets_of(config)
         self._health.prepare(targets)
         tls = self._tls.prepared(config.tls) if self._tls and config.tls else None
-        picture = _picture_of(config)
+        picture = fleet_of(config)
         # Then nothing that can: there is no moment between the two pictures.
         self._config = config
         self._plane.follow(config, pools)
@@ -337,6 +338,7 @@ class Gateway:
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
                 key_in_flight=lambda: self._plane.key_in_flight,
+                waiting=lambda: self._plane.holding.count,
                 discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
                 spans_dropped=lambda: spans.dropped if spans is not None else 0,
@@ -384,10 +386,6 @@ def _uniform_draws() -> Callable[[], int]:
     """64 random bits a call, from a generator seeded by the system."""
     seed(SystemRandom().getrandbits(128))
     return partial(getrandbits, 64)
-
-
-def _picture_of(config: Config) -> FleetConfigured:
-    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
 
 
 class TracingMissing(OSError):

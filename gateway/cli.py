@@ -75,7 +75,24 @@ def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     from gateway.config import check
 
     check.add_arguments(parser)
-    return check.run
+    parser.add_argument(
+        "--scenario",
+        type=Path,
+        metavar="FILE",
+        help="engines, as for `simulate`: limits are held against what they run at a time",
+    )
+    return _run_check
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from gateway.config import check
+
+    if args.scenario is None:
+        return check.run(args)
+    from gateway.sim.scenario import load_scenario
+    from gateway.sim.scenario_lints import lint_scenario
+
+    return check.run(args, lambda config: lint_scenario(config, load_scenario(args.scenario, config)))
 
 
 def _mock_engine(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -97,6 +114,13 @@ def _simulate(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
 
     command.add_arguments(parser)
     return command.run
+
+
+def _explain(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from gateway.admin import explain_command
+
+    explain_command.add_arguments(parser)
+    return explain_command.run
 
 
 def _top(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -125,6 +149,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Callable[[argpar
     "check": ("look for mistakes in a configuration", _check),
     "demo": ("three mock clusters and a gateway, to watch requests spill and come back", _demo),
     "simulate": ("tell what a configuration will do with a trace, before it is rolled out", _simulate),
+    "explain": ("tell where a request would go and why, or what became of one", _explain),
     "top": ("watch one or several gateways live: tiers, room, circuits, spills, rates", _top),
     "drain": ("take a cluster or a backend out of new work", _drain),
     "undrain": ("give a cluster or a backend new work again", _undrain),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
@@ -84,6 +84,27 @@ class DiscoveryStatus(NamedTuple):
 NO_CAPS: Mapping[str, int] = {}
 
 
+class Want(NamedTuple):
+    """So many requests are `waiting` here for a slot of any of `backend_ids`, the first since `since_s`."""
+
+    backend_ids: tuple[str, ...]
+    waiting: int
+    since_s: float
+
+
+class RoomWatcher(Protocol):
+    """Who waits for slots."""
+
+    def on_room(self, backend_id: str) -> None:
+        """This gateway may now lease a slot of it, by `lease_now`, that it could not before.
+
+        Told inside `release` and the like: whoever waits can take the slot before anybody else asks.
+        """
+
+    def wants(self) -> Sequence[Want]:
+        """Those who wait now, the longest wait first."""
+
+
 class StateStore(Protocol):
     """Arbitrates slots. Every adapter passes tests/contract unchanged.
 
@@ -114,6 +135,12 @@ class StateStore(Protocol):
         A backend not named gives no more leases; those out stay good.
         """
 
+    def watch(self, watcher: RoomWatcher) -> None:
+        """Who is to be told of slots that come free, and asked who waits for them. To be called once."""
+
+    def wants_changed(self) -> None:
+        """Somebody has begun to wait: the fleet should hear of it soon."""
+
     def lease_now(self, plan: Plan) -> Lease | None:
         """The lease that `lease` would give, if this gateway knows that without asking anybody."""
 
@@ -131,6 +158,21 @@ class StateStore(Protocol):
 
     def leases_held(self, backend_id: str) -> int:
         """Slots of `backend_id` that this gateway holds now."""
+
+
+HoldOutcome = Literal["served", "spilled", "timed_out", "left"]
+
+
+class Held(NamedTuple):
+    """A request that waited for a slot: of which tier, for how many seconds in all, and how that ended.
+
+    It got one there (served) or in another tier (spilled), none at all (timed_out), or did not wait for the
+    end (left): its client went away, its deadline passed, or the gateway ended.
+    """
+
+    tier: str
+    seconds: float
+    outcome: HoldOutcome
 
 
 class Retry(NamedTuple):
@@ -196,6 +238,7 @@ class RequestRecord:
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
     `key` is the name of the client key that was shown; None where none is asked for, or none was good.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
+    `passed_over` says why the tiers above the first attempt's did not serve, or why nobody did.
     `trace` is there only where the configuration has `tracing`.
     """
 
@@ -215,6 +258,7 @@ class RequestRecord:
     backend: str = ""
     preferred_tier: str = ""
     spill_reason: str | None = None
+    passed_over: str = ""
     attempts: int = 0
     ttft_s: float | None = None
     duration_s: float = 0.0
@@ -224,6 +268,7 @@ class RequestRecord:
     retries: tuple[Retry, ...] = ()
     denied_retry: Retry | None = None
     hedge: Hedged | None = None
+    held: Held | None = None
     trace: ExchangeTrace | None = None
     key: str | None = None
 

@@ -115,7 +115,7 @@ def _refusals(evidence: Evidence) -> Verdict:
         f"429s though some tier was not full within {WINDOW_S:g} s",
         f"{false} of {len(refused):,} ({at_once} when not full at that very moment)",
         "0 of more than 0" if is_spike else "0",
-        false == 0 and set(codes) <= {"no_capacity"} and (bool(refused) or not is_spike),
+        false == 0 and set(codes) <= {"no_capacity", "queue_timeout"} and (bool(refused) or not is_spike),
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.admin.answers import AdminError
+from gateway.admin.explain_page import is_like
+from gateway.admin.explain_query import ExplainQuery
 from gateway.admin.fleet_merge import merge_pages
 from gateway.admin.fleet_page import Json, drain_mark
 from gateway.admin.one_gateway import drain_event
@@ -96,8 +98,26 @@ class AllWorkers:
         answers = await self._answers([w for w in self._ports.workers() if w.is_ready], "/api/v1/fleet")
         pages = [a.json for a in answers.values() if isinstance(a, WorkerAnswer) and a.status == 200]
         if not pages:
-            raise AdminError(503, "no_worker", "no worker answers at the moment")
+            raise _no_worker()
         return merge_pages(pages)
+
+    async def explain(self, asked: ExplainQuery) -> Json:
+        """One page for all `workers` that would do the same; those that would not are `differing`."""
+        workers = [w for w in self._ports.workers() if w.is_ready]
+        answers = await self._answers(workers, asked.path)
+        groups: list[dict[str, Any]] = []
+        for worker in workers:
+            answer = answers[worker.life]
+            if not isinstance(answer, WorkerAnswer) or answer.status != 200:
+                continue
+            page = answer.json
+            if (same := next((g for g in groups if is_like(g, page)), None)) is not None:
+                same["workers"].append(worker.number)
+            else:
+                groups.append({**page, "workers": [worker.number]})
+        if not groups:
+            raise _no_worker()
+        return {**groups[0], "differing": groups[1:]}
 
     async def reload(self) -> Json:
         return await reload_page(self._ports.reload)
@@ -168,6 +188,10 @@ def _shown(worker: WorkerView, answer: WorkerAnswer | NoAnswer | None) -> dict[s
     except NoAnswer:
         page = {}
     return {**own, "status": UNRESPONSIVE, **page}
+
+
+def _no_worker() -> AdminError:
+    return AdminError(503, "no_worker", "no worker answers at the moment")
 
 
 def _text(answer: WorkerAnswer | NoAnswer) -> str | None:

@@ -7,23 +7,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, Any
-from urllib.error import HTTPError
+from typing import Any
 from urllib.parse import quote
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from gateway.admin.address import DEFAULT_ADMIN, TokenUnreadable, admin_url, read_token
+from gateway.admin.caller import AdminCaller, CallFailed
 from gateway.admin.durations import parse_drain_s
-
-ANSWER_TIMEOUT_S = 5.0
-
-
-class _Failed(Exception):
-    """Why it did not work, in words for the person who asked."""
 
 
 def add_drain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +52,7 @@ def _run(args: argparse.Namespace, verb: str) -> int:
         kind = _kind_of(args.name, _kinds(admin.get("/api/v1/fleet")))
         asked = {"for": args.for_} if getattr(args, "for_", None) else {}
         answer = admin.post(f"/api/v1/{kind}s/{quote(args.name, safe='@:')}/{verb}", asked)
-    except (_Failed, TokenUnreadable) as failure:
+    except (CallFailed, TokenUnreadable) as failure:
         sys.stderr.write(f"spillway {verb}: {failure}\n")
         return 1
     sys.stdout.write(_report(kind, answer) + "\n")
@@ -84,7 +75,7 @@ def _kinds(fleet: dict[str, Any]) -> dict[str, str]:
         backends = [backend["id"] for cluster in clusters for backend in cluster["backends"]]
         return dict.fromkeys(backends, "backend") | {cluster["name"]: "cluster" for cluster in clusters}
     except (KeyError, TypeError) as exc:
-        raise _Failed("what answers there is not a Spillway admin port") from exc
+        raise CallFailed("what answers there is not a Spillway admin port") from exc
 
 
 def _kind_of(name: str, names: dict[str, str]) -> str:
@@ -93,7 +84,7 @@ def _kind_of(name: str, names: dict[str, str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     known = "\n".join(f"  {kind} {known}" for known, kind in sorted(names.items(), key=_clusters_first))
-    raise _Failed(f"no cluster or backend is named {name!r}{hint}\nknown are:\n{known}")
+    raise CallFailed(f"no cluster or backend is named {name!r}{hint}\nknown are:\n{known}")
 
 
 def _clusters_first(entry: tuple[str, str]) -> tuple[bool, str]:
@@ -106,58 +97,3 @@ def _duration(text: str) -> str:
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
     return text
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """urllib would carry the token to wherever it is sent."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        return None
-
-
-class AdminCaller:
-    """JSON in, JSON out; anything else becomes a message that a person can act on."""
-
-    def __init__(self, url: str, token: str | None) -> None:
-        self._url = url
-        self._headers = {"Content-Type": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-        # No proxy from the environment: the admin port is on this machine or in this network.
-        self._opener = build_opener(ProxyHandler({}), _NoRedirect())
-
-    def get(self, path: str) -> dict[str, Any]:
-        return self._ask(Request(self._url + path, headers=self._headers))
-
-    def post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        return self._ask(
-            Request(self._url + path, json.dumps(content).encode(), self._headers, method="POST")
-        )
-
-    def _ask(self, request: Request) -> dict[str, Any]:
-        try:
-            with self._opener.open(request, timeout=ANSWER_TIMEOUT_S) as answer:
-                content = json.loads(answer.read())
-        except HTTPError as exc:
-            raise _Failed(f"the gateway at {self._url} answered {exc.code}: {_message(exc)}") from exc
-        except (OSError, HTTPException) as exc:
-            reason = getattr(exc, "reason", exc)
-            raise _Failed(
-                f"no admin port answers at {self._url} ({reason}); is the gateway running, "
-                "and is --admin its `admin.listen`?"
-            ) from exc
-        except ValueError as exc:
-            raise _Failed(f"what answers at {self._url} is not a Spillway admin port") from exc
-        if not isinstance(content, dict):
-            raise _Failed(f"what answers at {self._url} is not a Spillway admin port")
-        return content
-
-
-def _message(exc: HTTPError) -> str:
-    try:
-        with exc:
-            return str(json.loads(exc.read())["error"]["message"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return str(exc.reason)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from gateway.admin.explain_page import explain_page
+from gateway.admin.explain_query import ExplainQuery
 from gateway.admin.fleet_page import Json, drain_mark, fleet_page
 from gateway.admin.pages import DrainOrder, find_state, not_found
 from gateway.admin.ports import AdminPorts, GatewayStatus
@@ -33,6 +35,9 @@ class OneGateway:
 
     async def fleet(self) -> Json:
         return fleet_page(self._ports.view, self._ports.clock())
+
+    async def explain(self, asked: ExplainQuery) -> Json:
+        return explain_page(self._ports.view, asked, self._ports.clock())
 
     async def reload(self) -> Json:
         return await reload_page(self._ports.reload)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.admin.answers import AdminError
+from gateway.admin.explain_query import ExplainQuery
 from gateway.admin.fleet_page import Json
 from gateway.admin.ports import GatewayStatus
 from gateway.core.fleet import BackendState, ClusterState, FleetView
@@ -36,6 +37,9 @@ class Pages(Protocol):
         """The body of /metrics and its content type."""
 
     async def fleet(self) -> Json: ...
+
+    async def explain(self, asked: ExplainQuery) -> Json:
+        """What would happen to such a request now, and why."""
 
     async def reload(self) -> Json:
         """Reads the configuration file again and tells what came of it."""

@@ -6,6 +6,7 @@ from aiohttp import http_parser, web
 
 from gateway.admin.answers import answer_errors, json_answer
 from gateway.admin.drains import DrainRoutes
+from gateway.admin.explain import ExplainRoutes
 from gateway.admin.guard import Guard
 from gateway.admin.health import HealthRoutes
 from gateway.admin.pages import OPENMETRICS_TYPE, Pages
@@ -83,6 +84,7 @@ class AdminServer:
         application.add_routes(HealthRoutes(self._pages).routes())
         application.add_routes(DrainRoutes(self._pages).routes())
         application.add_routes(ReloadRoutes(self._pages).routes())
+        application.add_routes(ExplainRoutes(self._pages).routes())
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/v1/fleet", self._fleet)
         return application

@@ -1,43 +1,59 @@
-"""`spillway check -c FILE`: every mistake with its line and a fix, or what the file adds up to."""
+"""`spillway check -c FILE`: every mistake with its line and a fix, or what the file adds up to, and lints."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from gateway.config.discovered import Discovered, with_discovered
 from gateway.config.fleet import clusters_of
-from gateway.config.loading import load, load_backends
+from gateway.config.lints import Finding, Level, findings_of
+from gateway.config.loading import Loaded, load_backends, load_whole
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.core.model import Cluster
 
-GOOD, BAD_CONFIG = 0, 2
+GOOD, WARNED, BAD_CONFIG = 0, 1, 2
+
+# Finds more than the configuration alone can show; it may raise ConfigError.
+MoreLints = Callable[[Config], Sequence[Finding]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="the configuration file")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when there are warnings")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Checks the file `args.config`. Returns the exit code: 0 good, 2 on configuration errors."""
+def run(args: argparse.Namespace, more: MoreLints = lambda config: ()) -> int:
+    """Checks the file `args.config`. Returns the exit code: 0 good, 1 warned and strict, 2 on errors."""
     try:
-        config = _with_files(load(args.config))
+        loaded = load_whole(args.config, {})
+        config = with_files(loaded.config)
+        findings = [*findings_of(config), *more(config)]
     except ConfigError as exc:
         for problem in exc.problems:
             _write_line(sys.stderr, str(problem))
         return BAD_CONFIG
     clusters = clusters_of(config)
     found = ", ".join(c.name for c in config.clusters if c.discovery is not None and c.discovery.file is None)
-    more = f", and those that discovery finds for {found}" if found else ""
-    _write_line(sys.stdout, f"ok: {summary_of(clusters)}{more}")
+    later = f", and those that discovery finds for {found}" if found else ""
+    _write_line(sys.stdout, f"ok: {summary_of(clusters)}{later}")
     if sys.stdout.isatty():
         _show_table(config, clusters)
-    return GOOD
+    _tell(findings, loaded)
+    return WARNED if args.strict and any(f.level is Level.WARNING for f in findings) else GOOD
 
 
-def _with_files(config: Config) -> Config:
+def _tell(findings: Sequence[Finding], loaded: Loaded) -> None:
+    """In the file's order, each with its name: docs/how-to/check-a-configuration.md tells more of it."""
+    told = [(loaded.problem(f.setting, f.message, f.fix), f) for f in findings]
+    for problem, finding in sorted(told, key=lambda pair: pair[0].line):
+        _write_line(sys.stderr, f"{finding.level}: {problem} [{finding.lint}]")
+
+
+def with_files(config: Config) -> Config:
     """With the backends in files of `discovery`. Raises ConfigError."""
     files = {c.name: c.discovery.file for c in config.clusters if c.discovery is not None}
     found = {name: Discovered(load_backends(path)) for name, path in files.items() if path is not None}

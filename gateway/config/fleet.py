@@ -9,6 +9,8 @@ from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
 from gateway.core.admission import KeyRules
 from gateway.core.breaker import BreakerSettings
+from gateway.core.events import FleetConfigured
+from gateway.core.holding import HoldRules
 from gateway.core.model import Backend, Cluster, HealthRules
 from gateway.core.retries import ExtraAttempts
 
@@ -75,6 +77,11 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
     )
 
 
+def fleet_of(config: Config) -> FleetConfigured:
+    """What the core is told of the configuration."""
+    return FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
+
+
 def breaker_of(config: Config) -> BreakerSettings:
     """When circuits open, in the core's terms."""
     breaker = config.breaker
@@ -101,6 +108,12 @@ def key_rules_of(config: Config) -> tuple[KeyRules, ...]:
 def key_owners_of(config: Config) -> dict[bytes, str]:
     """The owners of client keys by the SHA-256 of each key."""
     return {bytes.fromhex(key.sha256.reveal()): key.name for key in config.keys if key.sha256 is not None}
+
+
+def hold_of(config: Config) -> HoldRules | None:
+    """How requests wait for slots; None: they do not."""
+    hold = config.hold
+    return HoldRules(hold.max_wait_s, hold.max_waiting) if hold.max_wait_s else None
 
 
 def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | None) -> None:

@@ -75,8 +75,9 @@ class Reading:
         return key in self._origins[id(section)].lines
 
     def lines(self) -> dict[str, int]:
-        """The line of each setting that stands in the file, by its path such as `admin.listen`."""
-        return {
+        """The line of each setting and section in the file, by its path such as `admin.listen`."""
+        sections = {origin.path: origin.line for origin in self._origins.values()}
+        return sections | {
             _join(origin.path, key): line
             for origin in self._origins.values()
             for key, line in origin.lines.items()

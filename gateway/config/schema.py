@@ -20,6 +20,9 @@ from gateway.config.secrets import Secret
 from gateway.config.sections import DAY_S, MIB, Limit, Name, Section, Weight, duration, kind, size
 from gateway.config.units import AT_P95
 
+DEFAULT_TIERS = ("primary", "backup", "spot")
+DEFAULT_DRAIN_S = 30.0
+
 
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
     """TLS towards clients, 1.2 or newer."""
@@ -114,6 +117,25 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
     def first_byte_for_s(self, body_bytes: int) -> float:
         """How long the first byte may take of the answer to a body of this size."""
         return self.first_byte_s + self.first_byte_per_kib_s * (body_bytes / 1024)
+
+
+class HoldConfig(Section, frozen=True, kw_only=True):
+    """Waiting for a slot of the best tier before spilling, and for any slot before shedding."""
+
+    max_wait_s: Annotated[
+        float,
+        duration(
+            "How long one request waits at most, in all; only while a slot is likely to come free in that "
+            "time. `0s`: nobody waits.",
+            ge=0,
+        ),
+    ] = field(default=0.5, name="max_wait")
+    max_waiting: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="Requests that wait at once in one gateway, per model and tier."
+        ),
+    ] = 1000
 
 
 class RetryConfig(Section, frozen=True, kw_only=True):
@@ -393,11 +415,11 @@ class Config(Section, frozen=True, kw_only=True):
     ] = field(default=0.0, name="drain_delay")
     drain_timeout_s: Annotated[
         float, duration("How long requests in flight may take to finish at shutdown.", ge=0)
-    ] = field(default=30.0, name="drain_timeout")
+    ] = field(default=DEFAULT_DRAIN_S, name="drain_timeout")
     tiers: Annotated[
         tuple[Name, ...],
         Meta(min_length=1, description="The tiers in order of preference.", extra={"unique": True}),
-    ] = ("primary", "backup", "spot")
+    ] = DEFAULT_TIERS
     cluster_policy: Annotated[
         Literal["weight", "least_loaded"],
         Meta(description="Which cluster of a tier comes first: by weighted chance, or the least loaded."),
@@ -422,6 +444,7 @@ class Config(Section, frozen=True, kw_only=True):
         ),
     ] = ()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    hold: HoldConfig = HoldConfig()
     retry: RetryConfig = RetryConfig()
     hedge: HedgeConfig | None = None
     breaker: BreakerConfig = BreakerConfig()

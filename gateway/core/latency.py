@@ -120,3 +120,12 @@ class SlotGap:
             gap_s = now_s - self._since_s
             self.gap_s = gap_s if self.gap_s is None else self.gap_s * self._KEEP + gap_s * (1 - self._KEEP)
         self._since_s = now_s
+
+    def per_s(self, now_s: float) -> float:
+        """Slots freed a second; 0 before the first. A gap that lasts longer than usual counts already."""
+        if self.gap_s is None or self._since_s is None:
+            return 0.0
+        gap_s, lasts_s = self.gap_s, now_s - self._since_s
+        if lasts_s > gap_s:
+            gap_s = gap_s * self._KEEP + lasts_s * (1 - self._KEEP)
+        return 1.0 / max(gap_s, 1e-6)

@@ -138,6 +138,7 @@ class ShedReason(StrEnum):
     """Why a request is refused; the values are the error codes of the outside interface."""
 
     NO_CAPACITY = "no_capacity"
+    QUEUE_TIMEOUT = "queue_timeout"
     NO_BACKEND = "no_backend"
     MODEL_NOT_FOUND = "model_not_found"
 

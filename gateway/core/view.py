@@ -8,6 +8,7 @@ from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.breaker import DEFAULTS, NO_GENERATION, Breaker, BreakerSettings, Circuit
 from gateway.core.constraints import match_model
 from gateway.core.digest import LatencyDigest
+from gateway.core.explaining import passed_over
 from gateway.core.health import BackendHealth, Capacity
 from gateway.core.latency import PeakEwma, SlotGap
 from gateway.core.model import Backend, Candidate, Cluster
@@ -95,6 +96,10 @@ class BackendState:
         asked_s = DEFAULT_FULL_S if retry_after_s is None else retry_after_s
         until_s = now_s + min(max(asked_s, MIN_FULL_S), MAX_FULL_S)
         self._full_until_s = max(self._full_until_s, until_s)
+
+    def says_full(self, now_s: float) -> bool:
+        """By its own word, whatever its limit."""
+        return now_s < self._full_until_s
 
     def settle(self, settings: BreakerSettings, now_s: float) -> bool:
         """Works out the effective limit and weight; True when one of them has changed.
@@ -229,7 +234,9 @@ class FleetView:
         self.clusters: dict[str, ClusterState] = {}
         self.backends: dict[str, BackendState] = {}
         self.cluster_policy = CLUSTER_POLICIES["weight"]
+        self.version = 0  # another one when who may serve has changed
         self._serving: dict[str | None, Serving] = {}
+        self._passed_over: dict[tuple[str | None, str | None], str] = {}
 
     def serving(self, model: str | None) -> Serving | None:
         """Who may serve `model`; None when no cluster is configured for it."""
@@ -257,6 +264,16 @@ class FleetView:
         breaker = state.breaker
         return candidate.generation == breaker.generation and not (candidate.is_probe and breaker.probes)
 
+    def passed_over(self, model: str | None, taken: Candidate | None) -> str:
+        """Why the tiers above did not serve: see `explaining.passed_over`. Remembered: floods spill alike."""
+        key = (model, taken.cluster if taken is not None else None)
+        found = self._passed_over.get(key)
+        if found is None:
+            if len(self._passed_over) >= MAX_REMEMBERED_MODELS:
+                self._passed_over.clear()
+            found = self._passed_over[key] = passed_over(self, model, taken)
+        return found
+
     def retry_after_s(self, model: str | None) -> float:
         """How long until a slot for `model` is likely to come free."""
         gaps = [b.slot_gap.gap_s for b in self._open_for(model) if b.slot_gap.gap_s is not None]
@@ -276,7 +293,9 @@ class FleetView:
 
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
+        self.version += 1
         self._serving.clear()
+        self._passed_over.clear()
 
     def _work_out_serving(self, model: str | None) -> Serving | None:
         matching = [

@@ -74,9 +74,10 @@ def _is_final(head: ResponseHead) -> bool:
 def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
     """Where the request went and why, for the client."""
     record = exchange.record
-    lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: 0\r\nx-spillway-overhead-ms: %.2f\r\n" % (
+    lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: %d\r\nx-spillway-overhead-ms: %.2f\r\n" % (
         _place_lines(candidate.cluster, candidate.tier, candidate.backend.id),
         record.attempts,
+        0 if record.held is None else record.held.seconds * 1000,
         record.overhead_s * 1000,
     )
     if candidate.tier != record.preferred_tier:

@@ -86,8 +86,12 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
         return Refusal(404, reason, f"No cluster serves the model '{reflected(model or '')}'.", param="model")
     if reason is ShedReason.NO_BACKEND:
         return Refusal(503, reason, f"No backend{named} takes requests now: all are drained.")
-    headers = retry_after_lines(retry_after_s)
-    return Refusal(429, reason, f"Every backend{named} is full.", headers=headers)
+    message = (
+        f"No slot{named} came free in the time that a request may wait."
+        if reason is ShedReason.QUEUE_TIMEOUT
+        else f"Every backend{named} is full."
+    )
+    return Refusal(429, reason, message, headers=retry_after_lines(retry_after_s))
 
 
 def retry_after_lines(seconds: float) -> bytes:

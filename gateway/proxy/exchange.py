@@ -114,7 +114,7 @@ class Exchange:
             else:
                 now_s = plane.clock()
                 plan = self._make_plan(now_s)
-                lease = plane.store.lease_now(plan)
+                lease = self.route.lease_now(plan)
                 if lease is not None:
                     self._try(lease, now_s)
                 else:
@@ -166,7 +166,9 @@ class Exchange:
                 self._make_do(reason)
                 return
             model = self.record.model
-            raise shed(ShedReason.NO_CAPACITY, model, self._plane.view.retry_after_s(model))
+            self.route.note_passed_over(None)
+            why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
+            raise shed(why, model, self._plane.view.retry_after_s(model))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -179,6 +181,8 @@ class Exchange:
         plane, before = self._plane, self._attempt
         if before is None:
             plane.extra.exchange_began(now_s)
+            if lease.candidate.tier != self.record.preferred_tier:
+                self.route.note_passed_over(lease.candidate)
         elif failed is not None:
             self._settle(Outcome.of(failed))
             self._failed = failed
@@ -288,6 +292,8 @@ class Exchange:
         record.status = head.status
         record.ttft_s = now_s - record.started_s
         record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
+        if record.held is not None:
+            record.overhead_s -= record.held.seconds
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
@@ -428,6 +434,7 @@ class Exchange:
     def _stop_waiting(self) -> None:
         """Cancelled, the store leaves no slot taken."""
         if self._task is not None:
+            self.route.stop_waiting()
             self._task.cancel()
             self._task = None
 

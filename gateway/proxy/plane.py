@@ -25,6 +25,7 @@ from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
 from gateway.proxy.tracing import TraceContexts
+from gateway.proxy.waiting_room import WaitingRoom
 from gateway.proxy.writes import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self.writes = writes
         self.exchanges: set[Exchange] = set()
+        self.waiting = WaitingRoom(self.loop, self.view, self.store, self.clock)
+        self.holding = self.waiting.holding
         self.extra = ExtraAttempts()
         self.settings.set_budget(self.extra)
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
@@ -129,6 +132,7 @@ class DataPlane:
 
     async def close(self) -> None:
         self._sweeper.cancel()
+        self.waiting.close()
         self._port.close()
         for connection in tuple(self._connections):
             connection.transport.abort()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.config.fleet import key_owners_of, key_rules_of, set_budget
+from gateway.config.fleet import hold_of, key_owners_of, key_rules_of, set_budget
 from gateway.config.schema import Config, HedgeConfig, RetryConfig, TimeoutsConfig
 from gateway.core.admission import KeyUse
+from gateway.core.holding import HoldRules
 from gateway.core.retries import ExtraAttempts
 from gateway.proxy.client_keys import ClientKeys
 from gateway.proxy.paths import PathTable
@@ -23,6 +24,7 @@ class PlaneSettings:
     timeouts: TimeoutsConfig
     retry: RetryConfig
     hedge: HedgeConfig | None
+    hold: HoldRules | None
     paths: PathTable
     max_body_bytes: int
     max_buffered_bytes: int
@@ -42,6 +44,7 @@ def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSet
         timeouts=config.timeouts,
         retry=config.retry,
         hedge=config.hedge,
+        hold=hold_of(config),
         paths=known if is_known and known is not None else PathTable(config.paths),
         max_body_bytes=config.max_body_bytes,
         max_buffered_bytes=config.max_buffered_bytes,

@@ -15,6 +15,7 @@ from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt
 from gateway.sim.hedging import Hedge, hedge_of
 from gateway.sim.ledger import Fate, Row
+from gateway.sim.waiting import SimWaiter
 
 if TYPE_CHECKING:
     from gateway.sim.gateway import SimGateway
@@ -37,9 +38,12 @@ class Exchange:
         "_preferred_tier",
         "_ttft_s",
         "arrival",
+        "held_s",
+        "hold_until_s",
         "is_over",
         "journey",
         "number",
+        "waiter",
     )
 
     def __init__(self, gateway: SimGateway, number: int, arrival: Arrival) -> None:
@@ -58,6 +62,9 @@ class Exchange:
         self._preferred_tier = ""
         self._ttft_s: float | None = None
         self._left_room = False
+        self.hold_until_s: float | None = None
+        self.held_s = 0.0
+        self.waiter: SimWaiter | None = None
         self.is_over = False
 
     # --- the way to a backend ------------------------------------------------------------------------
@@ -69,7 +76,7 @@ class Exchange:
             self._refuse(plan.reason)
             return
         self._preferred_tier = plan.preferred_tier
-        lease = gateway.store.lease_now(plan)
+        lease = gateway.waiting.lease_now(plan)
         if lease is not None:
             self._try(lease, None)
         else:
@@ -85,7 +92,9 @@ class Exchange:
                     self._refuse(anew.reason)
                     return
                 plan = anew
-            lease = gateway.store.lease_now(plan) if plan is not None else None
+            lease = self._lease(plan) if plan is not None else None
+            if self.waiter is not None:
+                return
             if lease is None:
                 break
             if journey.may_begin(lease.candidate, failed, gateway.now_s):
@@ -98,7 +107,31 @@ class Exchange:
         if (reason := failed or self._failed) is not None:
             self._make_do(reason)
         else:
-            self._refuse(ShedReason.NO_CAPACITY)
+            is_hold_over = self.hold_until_s is not None and gateway.now_s >= self.hold_until_s
+            self._refuse(ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY)
+
+    def _lease(self, plan: Plan) -> Lease | None:
+        gateway = self._gateway
+        if gateway.hold is not None and not self.journey.tried:
+            return gateway.waiting.lease_or_wait(self, plan)
+        return gateway.store.lease_now(plan)
+
+    def woken(self, lease: Lease | None) -> None:
+        """The wait is over: with a slot, or to be planned anew."""
+        gateway, waiter = self._gateway, self.waiter
+        if self.is_over or waiter is None:
+            if lease is not None:
+                gateway.store.release(lease)
+            return
+        self.waiter = None
+        self.held_s += gateway.now_s - waiter.since_s
+        if lease is None:
+            self.seek(None, None)
+        elif self.journey.may_begin(lease.candidate, None, gateway.now_s):
+            self._try(lease, None)
+        else:
+            gateway.store.release(lease)
+            self.seek(None, None)
 
     def _try(self, lease: Lease, failed: Reason | None) -> None:
         gateway, before = self._gateway, self._attempt
@@ -182,7 +215,10 @@ class Exchange:
 
     def check_deadline(self) -> None:
         """Called once `deadline_s` has passed."""
-        if self._attempt is not None:
+        if self.waiter is not None:
+            self._gateway.waiting.leave(self.waiter)
+            self._finish(Fate.FAILED, Reason.TOTAL_TIMEOUT)
+        elif self._attempt is not None:
             if self._hedge is not None:
                 self._hedge.end(Outcome.of(Reason.OVERTAKEN))
             self._end(Outcome.of(Reason.TOTAL_TIMEOUT))
@@ -217,6 +253,7 @@ class Exchange:
             why,
             self._attempts,
             left_room=self._left_room,
+            held_s=self.held_s,
         )
         self._attempt = None
         gateway.ended(row)

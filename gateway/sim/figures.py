@@ -48,6 +48,8 @@ def figures_of(ledger: Ledger, scenario: Scenario) -> Figures:
         "retries_denied": ledger.denied,
         "hedges": ledger.hedges,
         "circuits_opened": sum(change.circuit == "open" for change in ledger.circuits),
+        "held": sum(row.held_s > 0 for row in rows),
+        "held_s": _quantiles(row.held_s for row in rows if row.held_s > 0),
         "ttft_s": _quantiles(row.ttft_s for row in rows if row.fate is Fate.SERVED),
         "duration_s": _quantiles(row.ended_s - row.arrival.at_s for row in rows if row.fate is Fate.SERVED),
         "cost": rounded(sum(costs)) if costs else None,

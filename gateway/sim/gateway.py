@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from gateway.config.fleet import breaker_of, clusters_of, set_budget
+from gateway.config.fleet import fleet_of, hold_of, set_budget
 from gateway.config.schema import Config
 from gateway.core.events import SWEEP_S, TICK_S
 from gateway.core.fleet import (
@@ -18,7 +18,6 @@ from gateway.core.fleet import (
     Event,
     FirstByteSeen,
     Fleet,
-    FleetConfigured,
     ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
@@ -33,6 +32,7 @@ from gateway.sim.exchange import Exchange
 from gateway.sim.ledger import CircuitChange, Ledger, Row
 from gateway.sim.timeline import Timeline
 from gateway.sim.trial import Trial
+from gateway.sim.waiting import SimWaitingRoom
 from gateway.state.memory import MemoryStore
 
 
@@ -54,6 +54,8 @@ class SimGateway:
         self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
         self.fleet = Fleet()
         self.store = MemoryStore()
+        self.hold = hold_of(config)
+        self.waiting = SimWaitingRoom(self)
         self.extra = ExtraAttempts()
         set_budget(self.extra, config.retry, config.hedge)
         self._random = Random(scene.seed)
@@ -75,9 +77,7 @@ class SimGateway:
 
     def begin(self) -> None:
         config = self.config
-        self.apply(
-            FleetConfigured(clusters_of(config), config.tiers, config.cluster_policy, breaker_of(config))
-        )
+        self.apply(fleet_of(config))
         self.timeline.at(0.0, self._tick)
         for cluster in config.clusters:
             if cluster.health is not None:
@@ -99,6 +99,8 @@ class SimGateway:
                     self.timeline.at(self.now_s, self._try_half_open, backend_id, generation)
                 case _:
                     pass  # pooled connections, and other gateways: there are none
+        if self.waiting.holding.count:
+            self.waiting.review()
 
     def _try_half_open(self, backend_id: str, generation: int) -> None:
         Trial.begin(self, backend_id, generation)

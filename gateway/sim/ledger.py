@@ -20,7 +20,8 @@ class Fate(StrEnum):
 class Row(NamedTuple):
     """One request at its end; times in virtual seconds. `why` is the reason of a spill, failure or shed.
 
-    `left_room`: a slot was free in the preferred tier when the request was sent elsewhere.
+    `left_room`: a slot was free in the preferred tier when the request was sent elsewhere. `held_s`: how long
+    it waited for one.
     """
 
     number: int
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     why: str | None = None
     attempts: int = 0
     left_room: bool = False
+    held_s: float = 0.0
 
     @property
     def is_at_home(self) -> bool:

@@ -128,7 +128,8 @@ def _lines(ours: Figures) -> Iterator[str]:
             yield f"{name}: " + ", ".join(f"{reason} {count:,}" for reason, count in ours[name].items())
     yield (
         f"circuits opened {ours['circuits_opened']}, retries {ours['retries']} "
-        f"(denied {ours['retries_denied']}), hedges {ours['hedges']}, flaps {ours['flaps']}"
+        f"(denied {ours['retries_denied']}), hedges {ours['hedges']}, flaps {ours['flaps']}, "
+        f"held {ours['held']:,} (p50 {seconds(ours['held_s']['p50'])}, p99 {seconds(ours['held_s']['p99'])})"
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from gateway.core.model import Candidate
 from gateway.ports import NO_CAPS
-from gateway.state.messages import Answer, Ask, Message, Result, Served, permit_of
+from gateway.state.messages import Answer, Ask, Message, Result, Served, Wanting, permit_of
 from gateway.state.slots import RESERVE_S, Slots
 
 # A heartbeat lasts so long: an idle gateway sends one each second, so one may be lost. A dead gateway's slots
@@ -147,6 +147,11 @@ class GrantBook:
             return True
         return candidate.is_probe and self._permit(candidate).in_use > 0
 
+    def may_get(self, backend_id: str) -> bool:
+        """Whether the fleet may have a slot of it for us: not where all that we may hold is in use here."""
+        slots = self.slots.get(backend_id)
+        return slots is not None and slots.limit > 0 and slots.in_use < slots.cap
+
     # --- exchanges -----------------------------------------------------------------------------------
 
     def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
@@ -165,14 +170,14 @@ class GrantBook:
     def has_news(self) -> bool:
         return any(not slots.is_told for slots in self.slots.values())
 
-    def compose(self, asks: tuple[Ask, ...], now_s: float) -> Message:
+    def compose(self, asks: tuple[Ask, ...], now_s: float, wants: tuple[Wanting, ...] = ()) -> Message:
         """The next message. From here on what it gives back is not ours, whether it arrives or not."""
         self._measure_arrivals(now_s)
         for probe in (c for ask in asks for c in ask.candidates if c.is_probe):
             self._permit(probe)
         self._seq += 1
         is_full = not self._is_known or now_s >= self.valid_until_s
-        ids = tuple(self.slots) if is_full else self._worth_telling(asks)
+        ids = tuple(self.slots) if is_full else self._worth_telling(asks, wants)
         reports = []
         for backend_id in ids:
             slots = self.slots[backend_id]
@@ -184,7 +189,9 @@ class GrantBook:
             reports.append((slots.limit, keep, slots.in_use, reserve, slots.cap))
         if not self.is_cut_off:
             self._work_out_allowances()
-        return Message(self._seq, now_s, is_full, self.gateways, self._born_ms, ids, tuple(reports), asks)
+        return Message(
+            self._seq, now_s, is_full, self.gateways, self._born_ms, ids, tuple(reports), asks, wants
+        )
 
     def absorb(self, message: Message, answer: Answer, now_s: float) -> list[Served]:
         """The fleet's answer. Slots given to asks are taken; the caller gives back what nobody wants."""
@@ -263,11 +270,12 @@ class GrantBook:
                 is_idle_elsewhere = is_idle_elsewhere or lacked.idle_elsewhere > 0
         return Served(ask, None, is_idle_elsewhere)
 
-    def _worth_telling(self, asks: tuple[Ask, ...]) -> tuple[str, ...]:
-        """Backends with news or asked for, and a few of the others in turn."""
+    def _worth_telling(self, asks: tuple[Ask, ...], wants: tuple[Wanting, ...]) -> tuple[str, ...]:
+        """Backends with news, asked for or waited for, and a few of the others in turn."""
         asked = [c for ask in asks for c in ask.candidates if c.backend.id in self.slots]
         wanted = {candidate.backend.id: None for candidate in asked}
         wanted |= {permit_of(c.backend.id): None for c in asked if c.is_probe}
+        wanted |= {id_: None for want in wants for id_ in want.backend_ids if id_ in self.slots}
         wanted |= {backend_id: None for backend_id, slots in self.slots.items() if not slots.is_told}
         if not wanted:
             everybody = list(self.slots)

@@ -7,12 +7,14 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
                                            a leap, or its standing still, counts as 0.3 s and buries nobody;
                                            "!seen" -> the server's time at that; "!born" -> when this was made
     spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead;
+                                           "?GATEWAY" -> "COUNT:SINCE_MS:UNTIL_MS", requests that wait there,
+                                           and since when the first does; void after a quarter of a second;
                                            "!recalled" -> NOW_MS, when the others were last told it is short
     spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};
                                            "@GATEWAY" -> NOW_MS, when it was told
     spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end
     spillway:{FLEET}:openings        hash  GATEWAY|BACKEND -> "UNTIL_MS|STREAK|REASON", a circuit it opened
-    spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: see NewsKind
+    spillway:{FLEET}:news            channel, msgpack [KIND, GATEWAY, ...]: NewsKind, below
 
 GATEWAY is a random id made at each start, so a process that comes back from the dead writes only its own
 fields. All times are in milliseconds, by the fleet's clock or, for drains, the server's. Every key expires by
@@ -32,6 +34,7 @@ class NewsKind(StrEnum):
     """What is told on the news channel, and what follows the kind in the message."""
 
     RECALL = "recall"  # backend id...: somebody needs a slot of them and none is free, give back what is idle
+    FREED = "freed"  # gateway...: a slot is free that these have requests waiting for, come for it
     DRAINS = "drains"  # nothing: the drain marks have changed, look at them
     CIRCUITS = "circuits"  # [[backend id, reason, ms, streak], ...] opened, [backend id, ...] closed
 

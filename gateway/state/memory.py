@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
-from gateway.ports import NO_CAPS, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Lease, RoomWatcher, StoreHealth
 
 
 class MemoryStore:
@@ -19,6 +19,7 @@ class MemoryStore:
         self._limits: Mapping[str, int] = {}
         self._held: dict[str, int] = {}
         self._probed: set[str] = set()  # whose one probe permit is out
+        self._watcher: RoomWatcher | None = None
 
     async def start(self) -> None:
         pass
@@ -40,6 +41,15 @@ class MemoryStore:
 
     def set_limits(self, limits: Mapping[str, int], caps: Mapping[str, int] = NO_CAPS) -> None:
         self._limits = {id_: min(limit, caps.get(id_, limit)) for id_, limit in limits.items()}
+        if self._watcher is not None:
+            for backend_id in limits:
+                self._watcher.on_room(backend_id)
+
+    def watch(self, watcher: RoomWatcher) -> None:
+        self._watcher = watcher
+
+    def wants_changed(self) -> None:
+        pass  # there is nobody else who could have a slot
 
     def lease_now(self, plan: Plan) -> Lease | None:
         held, limits = self._held, self._limits
@@ -70,6 +80,8 @@ class MemoryStore:
             self._held[backend_id] = left
         else:
             del self._held[backend_id]
+        if self._watcher is not None:
+            self._watcher.on_room(backend_id)
 
     def leases_held(self, backend_id: str) -> int:
         return self._held.get(backend_id, 0)

@@ -22,6 +22,14 @@ def permit_of(backend_id: str) -> str:
     return f"{backend_id}#probe"
 
 
+class Wanting(NamedTuple):
+    """So many requests are `waiting` for a slot of any of `backend_ids`, the first of them for `age_s`."""
+
+    backend_ids: tuple[str, ...]
+    waiting: int
+    age_s: float
+
+
 class Message(NamedTuple):
     """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
 
@@ -36,6 +44,20 @@ class Message(NamedTuple):
     backend_ids: tuple[str, ...]
     reports: tuple[tuple[int, int, int, int, int], ...]
     asks: tuple[Ask, ...]
+    wants: tuple[Wanting, ...] = ()
+
+    @property
+    def want_indexes(self) -> list[tuple[int, int, list[int]]]:
+        """Each want as on the wire, by reports counted from 1."""
+        index_of = {backend_id: at for at, backend_id in enumerate(self.backend_ids, 1)}
+        return [
+            (
+                want.waiting,
+                int(want.age_s * 1000),
+                [index_of[id_] for id_ in want.backend_ids if id_ in index_of],
+            )
+            for want in self.wants
+        ]
 
     @property
     def ask_indexes(self) -> list[list[int | list[int]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -22,13 +22,13 @@ import msgspec
 from gateway.core.fleet import ClosingShared, Event, LatencyHeard, ShareClosing, ShareOpening
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
-from gateway.ports import NO_CAPS, Clock, Lease, StoreHealth
+from gateway.ports import NO_CAPS, Clock, Lease, RoomWatcher, StoreHealth
 from gateway.state import wire
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import GrantBook
 from gateway.state.keys import Keys, NewsKind
-from gateway.state.messages import Ask, Message, Served
+from gateway.state.messages import Ask, Message, Served, Wanting
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ class SharedStore:
         self._drains = DrainMarks()
         self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
+        self._watcher: RoomWatcher | None = None
+        self._told_wants: set[str] = set()  # backends that the fleet knows somebody waits for here
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
@@ -132,6 +134,13 @@ class SharedStore:
         self._trouble = ""
 
     # --- StateStore: the request path ----------------------------------------------------------------
+
+    def watch(self, watcher: RoomWatcher) -> None:
+        self._watcher = watcher
+
+    def wants_changed(self) -> None:
+        if not self._told_wants and self._wants(self._clock()):
+            self._wake.set()  # later ones are told with the next tick, or when a slot comes free
 
     def lease_now(self, plan: Plan) -> Lease | None:
         candidate = self._book.take(plan.candidates, self._clock())
@@ -224,7 +233,10 @@ class SharedStore:
             raise
 
     def _give_back(self, candidate: Candidate) -> None:
-        if self._book.give_back(candidate, self._clock()):
+        is_urgent = self._book.give_back(candidate, self._clock())
+        if self._watcher is not None:
+            self._watcher.on_room(candidate.backend.id)
+        if is_urgent:
             self._wake.set()
 
     def _settle(self, waiting: _Waiting, served: Served, now_s: float) -> None:
@@ -254,6 +266,21 @@ class SharedStore:
         else:
             self._asks.append(waiting)
             self._wake.set()
+
+    def _wants(self, now_s: float) -> tuple[Wanting, ...]:
+        """Those who wait for what the fleet may have."""
+        wants = self._watcher.wants() if self._watcher is not None else ()
+        may_get = self._book.may_get
+        return tuple(
+            Wanting(want.backend_ids, want.waiting, max(now_s - want.since_s, 0.0))
+            for want in wants
+            if any(map(may_get, want.backend_ids))
+        )
+
+    def _tell_room(self, backend_ids: Iterable[str]) -> None:
+        if self._watcher is not None:
+            for backend_id in backend_ids:
+                self._watcher.on_room(backend_id)
 
     def _let_go_of_waiting(self, waiting: Sequence[_Waiting]) -> None:
         """No word will come: they take what is here."""
@@ -291,7 +318,7 @@ class SharedStore:
             return self._backoff_s
         if is_awake:
             return MIN_GAP_S
-        return BUSY_TICK_S if self._book.has_news() else IDLE_TICK_S
+        return BUSY_TICK_S if self._book.has_news() or self._told_wants else IDLE_TICK_S
 
     async def _nap(self, wait_s: float, *, can_be_woken: bool) -> None:
         if not can_be_woken:
@@ -317,7 +344,12 @@ class SharedStore:
     async def _carry(self, asks: list[_Waiting], deadline_s: float) -> None:
         """Raises LinkFailed."""
         sent_s = self._started_exchange_s = self._clock()
-        message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s)
+        wants = self._wants(sent_s)
+        wanted = {backend_id for want in wants for backend_id in want.backend_ids}
+        if no_more := tuple(backend_id for backend_id in self._told_wants if backend_id not in wanted):
+            wants = (*wants, Wanting(no_more, 0, 0.0))
+        self._told_wants = wanted
+        message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s, wants)
         raw = await self._link.exchange(*self._on_wire(message), deadline_s)
         now_s = self._clock()
         if self._is_failing and now_s - sent_s > DEADLINE_S:
@@ -337,6 +369,8 @@ class SharedStore:
         self._recovered(now_s)
         for waiting, one in zip(asks, served, strict=True):
             self._settle(waiting, one, now_s)
+        for want in message.wants:
+            self._tell_room(want.backend_ids)
         if self._asks:
             self._wake.set()
         self._circuits.told()
@@ -376,6 +410,7 @@ class SharedStore:
 
     def _lose(self, reason: str) -> None:
         self._book.cut_off()
+        self._tell_room(tuple(self._book.slots))  # a share may be more than the grant
         if not self._is_failing and self._clock() - self._recovered_s > STEADY_S:
             self._strikes = 0
         self._is_failing = True
@@ -418,6 +453,9 @@ class SharedStore:
             return
         if kind == NewsKind.RECALL:
             if self._book.recall(map(self._keys.backend_of, rest[0]), self._clock()):
+                self._wake.set()
+        elif kind == NewsKind.FREED:
+            if self.gateway_id in rest[0]:
                 self._wake.set()
         elif kind == NewsKind.DRAINS:
             self._wake.set()

@@ -53,6 +53,7 @@ def encode(keys: Keys, gateway_id: str, message: Message, extras: Extras) -> tup
         "born_ms": message.born_ms,
         "reports": message.reports,
         "asks": message.ask_indexes,
+        "wants": message.want_indexes,
         "drains": extras.drains,
         "known_drains": extras.known_drains,
         "openings": extras.openings,

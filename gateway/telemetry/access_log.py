@@ -84,6 +84,7 @@ class AccessLog:
             "method": record.method,
             "path": path[:MAX_PATH_CHARS] if "?" not in path else path.partition("?")[0][:MAX_PATH_CHARS],
             "model": model and model[:MAX_MODEL_CHARS],
+            "route_model": record.route_model,
             "stream": record.stream,
             "status": record.status,
             "error_code": record.error_code,
@@ -94,16 +95,26 @@ class AccessLog:
             "backend": record.backend,
             "attempts": record.attempts,
             "hedged": record.hedge is not None,
+            "preferred_tier": record.preferred_tier,
             "spill_reason": record.spill_reason,
             # Microseconds are all the clock is good for: 31.234, not 31.233999999.
             "ttft_ms": None if ttft_s is None else int(ttft_s * 1e6) / 1e3,
             "duration_ms": int(record.duration_s * 1e6) / 1e3,
             "overhead_ms": int(record.overhead_s * 1e6) / 1e3,
+            "queue_ms": 0.0 if record.held is None else int(record.held.seconds * 1e6) / 1e3,
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
         if record.key is not None:
             fields["key"] = record.key
+        if record.passed_over:
+            fields["passed_over"] = record.passed_over
+        if record.retries:
+            fields["retried"] = ", ".join([f"{cluster} {reason}" for cluster, reason in record.retries])
+        if record.denied_retry is not None:
+            fields["denied_retry"] = " ".join(record.denied_retry)
+        if record.hedge is not None:
+            fields["hedge"] = " ".join(record.hedge)
         if record.trace is not None:
             fields["trace_id"] = record.trace.hex_id
         return fields

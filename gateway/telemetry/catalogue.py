@@ -13,6 +13,8 @@ TTFT_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.
 DURATION_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # A script on a server nearby takes a quarter of a millisecond; past 100 ms an exchange has failed.
 EXCHANGE_BOUNDS_S = (2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02, 1e-01)
+# Up to `hold.max_wait`, half a second by default.
+HOLD_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 # What the gateway itself adds: about 100 us when all is well.
 OVERHEAD_BOUNDS_S = (5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 2e-02, 5e-02)
 
@@ -189,9 +191,19 @@ OVERHEAD = MetricSpec(
     "overhead_seconds",
     "histogram",
     _PLACE,
-    "The share of the duration that the gateway itself added.",
+    "The share of the duration that the gateway itself added; waiting for a slot is not in it.",
     OVERHEAD_BOUNDS_S,
 )
+HOLD = MetricSpec(
+    "hold_seconds",
+    "histogram",
+    ("tier", "outcome"),
+    "How long requests waited for a slot, only of those that did; `tier` is the one they waited for first. "
+    "`outcome` is served (there), spilled (to another tier), timed_out (refused), or left (the client went, "
+    "its deadline passed, or the gateway ended).",
+    HOLD_BOUNDS_S,
+)
+WAITING = MetricSpec("waiting", "gauge", (), "Requests that wait for a slot now.")
 STORE_DEGRADED = MetricSpec(
     "store_degraded",
     "gauge",
@@ -318,6 +330,8 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     TTFT,
     DURATION,
     OVERHEAD,
+    HOLD,
+    WAITING,
     STORE_DEGRADED,
     STORE_GATEWAYS,
     STORE_EXCHANGE,

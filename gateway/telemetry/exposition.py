@@ -38,6 +38,7 @@ class GaugeSources:
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     key_in_flight: Callable[[], Mapping[str, int]] = dict
+    waiting: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
     discovery: Callable[[], Iterable[DiscoveryStatus]] = tuple
@@ -72,6 +73,7 @@ class Exposition(Collector):
         in_flight: dict[tuple[str, ...], int] = {(n,): c for n, c in self._sources.key_in_flight().items()}
         yield gauge(catalogue.KEY_IN_FLIGHT, in_flight)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
+        yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
         yield from discovery_families(self._sources.discovery())
@@ -97,6 +99,7 @@ class Exposition(Collector):
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
+        yield histogram(catalogue.HOLD, self._metrics.holds)
 
     def _backend_gauges(self) -> Iterator[Metric]:
         states = {

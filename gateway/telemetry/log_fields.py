@@ -53,6 +53,14 @@ FIELDS: tuple[LogField, ...] = (
         "null when the request names none, or was refused before that was read",
         "What the client asked for; at most 128 characters.",
     ),
+    LogField(
+        "route_model",
+        str,
+        "",
+        NEVER,
+        "The configured name or pattern that `model` matched; `other` where a cluster of any model serves it "
+        "or nothing was planned. Bounded: the label of the metrics.",
+    ),
     LogField("stream", bool, "", NEVER, "Whether the client asked for a stream; false until that is read."),
     LogField("status", int, "HTTP status", NEVER, "Sent to the client; 0 when it left before any."),
     LogField(
@@ -89,6 +97,13 @@ FIELDS: tuple[LogField, ...] = (
         "Whether a second attempt ran beside the first: see [`hedge`](configuration.md#hedge).",
     ),
     LogField(
+        "preferred_tier",
+        str,
+        "",
+        "empty when nothing was planned",
+        "Where the request would best have run.",
+    ),
+    LogField(
         "spill_reason",
         str,
         "",
@@ -116,7 +131,14 @@ FIELDS: tuple[LogField, ...] = (
         "milliseconds",
         NEVER,
         "The part of `ttft_ms` that was not spent waiting for the backend that answered: what the gateway "
-        "took, and attempts that ended without a byte; 0 without `ttft_ms`.",
+        "took, and attempts that ended without a byte; 0 without `ttft_ms`. Without `queue_ms`.",
+    ),
+    LogField(
+        "queue_ms",
+        float,
+        "milliseconds",
+        NEVER,
+        "How long the request waited for a slot: see [`hold`](configuration.md#hold); 0 when it did not.",
     ),
     LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
     LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
@@ -126,6 +148,42 @@ FIELDS: tuple[LogField, ...] = (
         "",
         "absent without `keys`, and when no good one was shown",
         "The name of the [client key](how-to/give-out-client-keys.md) that was shown.",
+        is_optional=True,
+    ),
+    LogField(
+        "passed_over",
+        str,
+        "",
+        "absent when the preferred tier was tried first, or nothing was planned",
+        "Why the tiers above the first attempt's did not serve, at that moment, in numbers of backends: "
+        "`primary: 2 full, 1 ejected; backup: 1 drained`. Of a refused request, why no tier did. `full`: no "
+        "slot anywhere in the fleet, `down` that most of its cluster was not there, `empty` a cluster "
+        "without backends; the others are as in "
+        "`spill_reason`.",
+        is_optional=True,
+    ),
+    LogField(
+        "retried",
+        str,
+        "",
+        "absent without an attempt that failed and was followed by another",
+        "Where each of those failed, and how: `eu-primary reset, eu-second connect_timeout`.",
+        is_optional=True,
+    ),
+    LogField(
+        "denied_retry",
+        str,
+        "",
+        "absent unless it happened",
+        "The failed attempt that `retry.budget` let nothing follow, as in `retried`.",
+        is_optional=True,
+    ),
+    LogField(
+        "hedge",
+        str,
+        "",
+        "absent unless `hedged`",
+        "In which cluster the second attempt ran, and what became of it: `won`, `lost` or `failed`.",
         is_optional=True,
     ),
     LogField(

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.core.model import Outcome, Reason
-from gateway.ports import RequestRecord
+from gateway.ports import Held, RequestRecord
 from gateway.telemetry.catalogue import (
     DURATION_BOUNDS_S,
     EXCHANGE_BOUNDS_S,
+    HOLD_BOUNDS_S,
     OVERHEAD_BOUNDS_S,
     TTFT_BOUNDS_S,
 )
@@ -96,6 +97,7 @@ class Metrics:
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
         self._keys: dict[_KeyUse, int] = {}
+        self.holds: dict[tuple[str, ...], Histogram] = {}
         self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
             (result,): Histogram(EXCHANGE_BOUNDS_S) for result in ("ok", "failed")
@@ -133,6 +135,8 @@ class Metrics:
                 if len(self._keys) >= MAX_SERIES:
                     use = (OTHER, None, None)
                 self._keys[use] = self._keys.get(use, 0) + 1
+        if record.held is not None:
+            self._record_hold(record.held)
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
         if record.trace is not None and record.trace.is_sampled:
@@ -161,6 +165,14 @@ class Metrics:
             _count(self.retries_denied, (cluster, reason.value))
         if record.hedge is not None:
             _count(self.hedges, record.hedge)
+
+    def _record_hold(self, held: Held) -> None:
+        labels: tuple[str, ...] = (held.tier, held.outcome)
+        if labels not in self.holds and len(self.holds) >= MAX_SERIES:
+            labels = (OTHER, held.outcome)
+        histogram = self.holds.setdefault(labels, Histogram(HOLD_BOUNDS_S))
+        histogram.counts[bisect_left(HOLD_BOUNDS_S, held.seconds)] += 1
+        histogram.sum_s += held.seconds
 
     def record_opening(self, cluster: str, backend_id: str, reason: Reason) -> None:
         """Counts one opening of a backend's circuit."""

@@ -15,6 +15,7 @@ import pytest
 from fake_gateway import ONE, SPOT, TWO, FakeGateway
 
 from gateway.admin.all_workers import AllWorkers, WorkersPorts, WorkerView, drains_in_force
+from gateway.admin.explain_text import explain_text
 from gateway.admin.fleet_merge import merge_pages
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminSettings, GatewayState, GatewayStatus
@@ -137,6 +138,23 @@ async def test_the_fleet_page_adds_what_is_in_flight_and_keeps_one_limit(start: 
         "headroom": 12,
         "share": 1.0,
     }
+
+
+async def test_workers_that_would_do_the_same_explain_as_one(start: Start) -> None:
+    crew = await start(3)
+    page = (await crew.front.ask("GET", "/api/v1/explain?model=m")).json
+    assert (page["workers"], page["differing"], page["taken"]) == ([1, 2, 3], [], ONE)
+    for backend_id in (ONE, TWO):
+        crew.workers[1].apply(Drained(backend_id))
+    page = (await crew.front.ask("GET", "/api/v1/explain?model=m")).json
+    (other,) = page["differing"]
+    assert (page["workers"], page["taken"]) == ([1, 3], ONE)
+    assert (other["workers"], other["taken"], other["spill_reason"]) == ([2], SPOT, "drained")
+    assert "worker 2 would do otherwise:\nA request for m goes to cheap" in explain_text(page)
+    for index in range(3):
+        crew.will_not_serve(index)
+    answer = await crew.front.ask("GET", "/api/v1/explain")
+    assert (answer.status, answer.code) == (503, "no_worker")
 
 
 async def test_the_merged_page_has_the_shape_of_a_single_one(start: Start) -> None:

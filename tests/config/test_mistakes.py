@@ -15,8 +15,8 @@ WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
     "known here: access_log, admin, allow_backends_in, breaker, cluster_policy, clusters, drain_delay, "
-    "drain_timeout, expose_routing, hedge, keys, listen, max_body, max_buffered, paths, pool, retry, state, "
-    "tiers, timeouts, tls, tracing, watch, workers"
+    "drain_timeout, expose_routing, hedge, hold, keys, listen, max_body, max_buffered, paths, pool, retry, "
+    "state, tiers, timeouts, tls, tracing, watch, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
@@ -142,7 +142,7 @@ def with_backend(backend: str) -> str:
         ("breaker: {ratio: 0}", "breaker.ratio: must be above 0, not 0"),
         ("breaker: {open: 5s, open_max: 2s}", "breaker.open_max: must be at least open, 5s"),
         ("breaker: {open: 2m}", "breaker.open: must be at most open_max, 1m; raise open_max too"),
-        ("hold: {max_wait: 1s}", f"hold: unknown key; {KNOWN_AT_TOP}"),
+        ("hold: {max_waits: 1s}", "hold.max_waits: unknown key; did you mean 'max_wait'?"),
         ("on: 1", f"on: unknown key; {KNOWN_AT_TOP}"),
     ],
 )

@@ -44,7 +44,12 @@ def test_success_is_one_object():
 
 def test_the_words_that_people_see_stay_as_they_are():
     assert [verdict.value for verdict in Verdict] == ["success", "ignored", "dropped"]
-    assert {reason.value for reason in ShedReason} == {"no_capacity", "no_backend", "model_not_found"}
+    assert {reason.value for reason in ShedReason} == {
+        "no_capacity",
+        "queue_timeout",
+        "no_backend",
+        "model_not_found",
+    }
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -323,3 +323,40 @@ async def test_a_defect_while_it_plans_anew_costs_the_request_and_nothing_else(t
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert await settled(lambda: gateway.is_clean)
     assert not backup.requests
+
+
+# --- what a request leaves behind, so that it can be explained ---------------------------------------------
+
+
+async def test_a_spilled_or_refused_request_leaves_behind_why_the_tiers_above_did_not_serve(
+    start_backend, start_gateway
+):
+    primary, backup, spot = [await start_backend() for _ in range(3)]
+    gateway = await start_gateway(primary, backup, spot, limit=1)
+    release = asyncio.Event()
+    primary.will(release, reply(b"{}"))
+    spot.will(release, reply(b"{}"))
+    gateway.gateway.apply(Drained("backup"))
+    waiting = []
+    for backend in (primary, spot):
+        waiting.append(client := await gateway.connect())
+        await client.send(post())
+        assert await settled(lambda backend=backend: len(backend.requests) == 1)
+    assert (await gateway.ask(post())).status == 429
+    release.set()
+    assert [(await client.answer()).status for client in waiting] == [200, 200]
+    gateway.gateway.apply(Undrained("backup"))
+    why = {record.tier: (record.spill_reason, record.passed_over) for record in gateway.records}
+    assert why == {
+        "primary": (None, ""),
+        "spot": ("full", "primary: 1 full; backup: 1 drained"),
+        "": (None, "primary: 1 full; backup: 1 drained; spot: 1 full"),
+    }
+
+
+async def test_a_model_that_nobody_may_serve_leaves_behind_why(start_backend, start_gateway):
+    gateway = await start_gateway(await start_backend())
+    gateway.gateway.apply(Drained("primary"))
+    assert (await gateway.ask(post())).status == 503
+    gateway.gateway.apply(Undrained("primary"))
+    assert gateway.records[0].passed_over == "primary: 1 drained"

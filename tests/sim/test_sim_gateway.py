@@ -9,7 +9,9 @@ from gateway.sim.baselines import CoolDown, Greedy, RoundRobin
 from gateway.sim.figures import course_of, figures_of
 from gateway.sim.ledger import Fate
 from gateway.sim.world import run_baseline, run_gateway
-from tests.sim.settings import bursts, scenario_of, setting
+from tests.sim.settings import THREE_TIERS, bursts, scenario_of, setting
+
+NOBODY_WAITS = "hold: {max_wait: 0s}\n"
 
 ONE_EACH = """
 clusters:
@@ -33,7 +35,7 @@ def test_requests_spill_one_by_one_come_back_at_once_and_are_shed_at_the_top():
 
 
 def test_without_faults_it_is_as_good_as_the_exact_counter_and_never_flaps():
-    busy = setting(bursts(3000, 4.0))
+    busy = setting(bursts(3000, 4.0), NOBODY_WAITS + THREE_TIERS)
     ours = figures_of(run_gateway(busy), busy.scenario)
     greedy = figures_of(run_baseline(busy, Greedy()), busy.scenario)
     assert 0.02 < ours["off_preferred_share"] < 0.6
@@ -68,7 +70,7 @@ def test_the_course_accounts_for_every_request():
 
 def test_a_crash_cuts_what_runs_and_the_circuit_sends_the_rest_elsewhere(tmp_path):
     scenario = scenario_of("faults: [{at: 10s, for: 20s, target: here, kind: crash}]", tmp_path)
-    run = setting(bursts(600, 6.0), scenario=scenario)
+    run = setting(bursts(600, 6.0), NOBODY_WAITS + THREE_TIERS, scenario)
     ledger = run_gateway(run)
     ours = figures_of(ledger, scenario)
     # Streams that had begun were cut; the others moved on, as far as the budget of retries went.
@@ -102,7 +104,8 @@ def test_a_hung_engine_is_left_although_its_health_page_is_green(tmp_path):
 
 def test_errors_move_on_and_are_paid_from_the_budget(tmp_path):
     scenario = scenario_of("faults: [{at: 0s, for: 1h, target: here, kind: error, share: 0.1}]", tmp_path)
-    ours = figures_of(run_gateway(setting(bursts(800, 3.0), scenario=scenario)), scenario)
+    run = setting(bursts(800, 3.0), NOBODY_WAITS + THREE_TIERS, scenario)
+    ours = figures_of(run_gateway(run), scenario)
     assert ours["served"] + ours["failed"] == 800
     assert ours["served"] > 795
     assert ours["retries"] > 20

@@ -21,12 +21,14 @@ from hypothesis.stateful import (
 )
 
 from gateway.state.grants import TTL_S
+from gateway.state.messages import Wanting
 from tests.redis_server import RedisServer
 from tests.state.virtual_fleet import Fate, Gateway, VirtualFleet
 
 BACKENDS = ("a", "b")
 FATES = st.sampled_from([Fate.DELIVERED] * 5 + [Fate.REQUEST_LOST, Fate.REPLY_LOST, Fate.DELAYED])
 ANY = st.integers(0, 2**16)
+AGES = st.sampled_from((0.0, 0.02, 0.4))
 
 
 class Fleet(RuleBasedStateMachine):
@@ -110,6 +112,18 @@ class Fleet(RuleBasedStateMachine):
         gateway = self.pick(at)
         self.fleet.exchange(gateway, fate=fate)
         self.heard(gateway)
+
+    @rule(at=ANY, order=st.permutations(BACKENDS), waiting=st.integers(0, 3), age_s=AGES, fate=FATES)
+    def some_wait(self, at, order, waiting, age_s, fate) -> None:
+        """A tick of a gateway in which requests wait: they take what it is given for them."""
+        gateway = self.pick(at)
+        self.fleet.exchange(gateway, fate=fate, wants=(Wanting(tuple(order), waiting, age_s),))
+        self.heard(gateway)
+        for _ in range(waiting):
+            candidate = gateway.book.take_here(self.fleet.plan(*order).candidates, self.fleet.now_s)
+            if candidate is not None:
+                gateway.running.append(candidate)
+                self.check_admission(gateway, candidate.backend.id)
 
     @rule(at=ANY, which=ANY)
     def finish(self, at, which) -> None:

@@ -14,7 +14,7 @@ from gateway.core.model import Backend, Candidate, Plan, PlanReason
 from gateway.state import wire
 from gateway.state.grants import GrantBook
 from gateway.state.keys import Keys
-from gateway.state.messages import Ask, Message, Served
+from gateway.state.messages import Ask, Message, Served, Wanting
 
 CLOCK_KEY = "test:clock"
 START_S = 1_700_000_000.0
@@ -134,16 +134,22 @@ class VirtualFleet:
         """What stands in Redis: gateway -> (granted, in use), of the dead too."""
         fields = self.client.hgetall(self.keys.grants(backend_id)).items()
         return {
-            k.decode(): tuple(map(int, v.decode().split(":"))) for k, v in fields if not k.startswith(b"!")
+            k.decode(): tuple(map(int, v.decode().split(":")))
+            for k, v in fields
+            if not k.startswith((b"!", b"?"))
         }
 
     # --- what a gateway does -------------------------------------------------------------------------
 
     def exchange(
-        self, gateway: Gateway, asks: tuple[Ask, ...] = (), fate: Fate = Fate.DELIVERED
+        self,
+        gateway: Gateway,
+        asks: tuple[Ask, ...] = (),
+        fate: Fate = Fate.DELIVERED,
+        wants: tuple[Wanting, ...] = (),
     ) -> list[Served]:
         """One exchange, and a second one when the fleet does not know the gateway."""
-        message = gateway.book.compose(asks, self.now_s)
+        message = gateway.book.compose(asks, self.now_s, wants)
         names, payload = wire.encode(self.keys, gateway.id, message, wire.Extras())
         if fate is Fate.DELAYED:
             self.limbo.append((gateway.id, message.seq, names, payload))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.model import Outcome, Reason, Verdict
-from gateway.ports import Hedged, RequestRecord
+from gateway.ports import Hedged, Held, RequestRecord
 from gateway.telemetry.access_log import AccessLog, open_access_log
 from gateway.telemetry.line_writer import LineWriter
 from gateway.telemetry.log_fields import FIELDS
@@ -54,6 +54,7 @@ def test_a_line_tells_the_whole_request(record: Record) -> None:
         "method": "POST",
         "path": "/v1/chat/completions",
         "model": "llama-3-8b",
+        "route_model": "llama-*",
         "stream": True,
         "status": 200,
         "error_code": None,
@@ -64,10 +65,12 @@ def test_a_line_tells_the_whole_request(record: Record) -> None:
         "backend": "here@10.0.0.1:8000",
         "attempts": 1,
         "hedged": False,
+        "preferred_tier": "primary",
         "spill_reason": None,
         "ttft_ms": 40.0,
         "duration_ms": 300.0,
         "overhead_ms": 0.15,
+        "queue_ms": 0.0,
         "bytes_in": 700,
         "bytes_out": 500,
     }
@@ -134,6 +137,10 @@ RECORDS = st.builds(
     bytes_in=st.integers(0, 2**62),
     bytes_out=st.integers(0, 2**62),
 )
+
+
+def test_a_request_that_waited_says_how_long(record: Record) -> None:
+    assert logged(record(held=Held("primary", 0.1234567, "spilled")))["queue_ms"] == 123.456
 
 
 def test_a_hedged_request_says_so(record: Record) -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Fleet, FleetConfigured, ReportCircuit, Ticked
 from gateway.core.model import Backend, Cluster, Outcome, Reason
-from gateway.ports import ExchangeTrace, Hedged, RequestRecord, Retry
+from gateway.ports import ExchangeTrace, Hedged, Held, RequestRecord, Retry
 from gateway.telemetry import metrics as metrics_module
 from gateway.telemetry.catalogue import CATALOGUE, metrics_reference
 from gateway.telemetry.exposition import Exposition, GaugeSources
@@ -192,6 +192,21 @@ def test_hedges_are_counted_by_what_became_of_them(watched: Watched, record: Rec
     assert scrape.value("hedges_total", cluster="here", outcome="won") == 3
     assert scrape.value("hedges_total", cluster="here", outcome="lost") == 2
     assert scrape.value("hedges_total", cluster="there", outcome="failed") == 1
+
+
+def test_waits_are_told_by_the_tier_that_was_wanted_and_their_end(watched: Watched, record: Record) -> None:
+    for seconds, outcome in ((0.02, "served"), (0.3, "served"), (0.5, "spilled")):
+        watched.metrics.record(record(held=Held("primary", seconds, outcome)))
+    refused = record(held=Held("primary", 0.5, "timed_out"), error_code="queue_timeout", status=429)
+    watched.metrics.record(refused)
+    scrape = watched.scrape()
+    served = {"tier": "primary", "outcome": "served"}
+    assert scrape.value("hold_seconds_count", **served) == 2
+    assert scrape.value("hold_seconds_bucket", le="0.025", **served) == 1
+    assert scrape.value("hold_seconds_sum", **served) == pytest.approx(0.32)
+    assert scrape.value("hold_seconds_count", tier="primary", outcome="timed_out") == 1
+    assert scrape.value("sheds_total", reason="queue_timeout") == 1
+    assert scrape.value("waiting") == 0
 
 
 def test_a_circuit_shows_its_state_and_its_openings(watched: Watched) -> None:

@@ -13,6 +13,8 @@
 --                      wants idle, and may hold at most
 --   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
 --                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
+--   wants              [[count, age_ms, [report index, ...]], ...]: so many requests that wait there for ONE slot
+--                      each, at any of these, the first for so long; what it is given for them it holds idle
 --   latency            msgpack to store, or nil: then it wants everybody's back
 --   drains             [[name, for_ms], ...] to set: 0 without an end, -1 to lift
 --   known_drains       the same, for a fleet that has just lost its memory
@@ -35,6 +37,8 @@ local FIRST_GRANTS_KEY = 6
 local LONGEST_STEP_MS, AWAY_STEP_MS = 1200, 300
 -- Who was told that a backend is short tells at once what comes free there, for longer than this (CONTENDED_S).
 local RECALL_AGAIN_MS = 200
+-- A gateway in which somebody waits says so each 50 ms; one that is gone holds nobody up for longer than this.
+local WANT_TTL_MS = 250
 
 -- The fleet's clock follows the server's, but a server whose clock jumps does not bury the living.
 local time = redis.call('TIME')
@@ -72,7 +76,7 @@ if not my_seq and not request.is_full then return cmsgpack.pack({ 'unknown' }) e
 if request.is_leaving then
   redis.call('HDEL', KEYS[1], me)
   redis.call('HDEL', KEYS[3], me, '@' .. me)
-  for i = 1, #request.reports do redis.call('HDEL', KEYS[FIRST_GRANTS_KEY + i - 1], me) end
+  for i = 1, #request.reports do redis.call('HDEL', KEYS[FIRST_GRANTS_KEY + i - 1], me, '?' .. me) end
   return cmsgpack.pack({ 'ok', gateways - 1, 0, {}, {}, {} })
 end
 
@@ -84,6 +88,12 @@ local is_young = now_ms < born_ms + request.ttl_ms
 local is_learning = is_young and request.born_ms ~= 0 and request.born_ms ~= born_ms
 local divisor = is_learning and math.max(gateways, request.known_gateways) or gateways
 
+-- Since when this gateway's own wait, by report.
+local wants, my_since_ms = request.wants or {}, {}
+for _, want in ipairs(wants) do
+  for _, i in ipairs(want[3]) do my_since_ms[i] = math.min(my_since_ms[i] or now_ms, now_ms - want[2]) end
+end
+
 local backends = {}
 for i, report in ipairs(request.reports) do
   local backend = { limit = report[1], in_use = report[3], reserve = report[4], others = 0, idle_elsewhere = 0, cap = report[5] }
@@ -91,11 +101,25 @@ for i, report in ipairs(request.reports) do
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
   backend.excess, backend.over = 0, 0
+  backend.wanted, backend.wanted_before, backend.wanters = 0, 0, {}
   local grants = redis.call('HGETALL', key)
   for j = 1, #grants, 2 do
     local name = grants[j]
     if name == '!recalled' then
       backend.recalled_ms = tonumber(grants[j + 1])
+    elseif string.sub(name, 1, 1) == '?' then
+      local gateway = string.sub(name, 2)
+      local count, since_ms, until_ms = string.match(grants[j + 1], '^(%d+):(%d+):(%d+)$')
+      if gateway == me then
+        backend.had_want = true
+      elseif not is_alive[gateway] or tonumber(until_ms) <= now_ms then
+        redis.call('HDEL', key, name)
+      else
+        count, since_ms = tonumber(count), tonumber(since_ms)
+        backend.wanted = backend.wanted + count
+        if since_ms < (my_since_ms[i] or now_ms) then backend.wanted_before = backend.wanted_before + count end
+        backend.wanters[#backend.wanters + 1] = { since_ms, gateway, count }
+      end
     elseif not is_alive[name] then
       redis.call('HDEL', key, name)
     elseif name == me then
@@ -128,27 +152,53 @@ local function is_worth_recalling(backend)
   return backend.others > 0 and now_ms >= backend.recalled_ms + RECALL_AGAIN_MS
 end
 
+-- What may be taken now: nobody gets a slot past those who have waited longer at other gateways.
+local function room(backend)
+  return free(backend) - backend.wanted_before
+end
+
 local function take(backend)
   backend.mine, backend.used = backend.mine + 1, backend.used + 1
 end
 
 local answers, recalled, is_recalled = {}, {}, {}
+local function recall(i)
+  if not is_recalled[i] and is_worth_recalling(backends[i]) then
+    is_recalled[i] = true
+    recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
+    redis.call('HSET', recalled[#recalled], '!recalled', now_ms)
+    redis.call('PEXPIRE', recalled[#recalled], request.key_ttl_ms)
+  end
+end
 for n, ask in ipairs(request.asks) do
   answers[n] = 0
   for _, seat in ipairs(ask) do
     local i, permit = seat, nil
     if type(seat) == 'table' then i, permit = seat[1], backends[seat[2]] end
-    if free(backends[i]) > 0 and (not permit or free(permit) > 0) then
+    if room(backends[i]) > 0 and (not permit or free(permit) > 0) then
       take(backends[i])
       if permit then take(permit) end
       answers[n] = i
       break
     end
-    if not is_recalled[i] and is_worth_recalling(backends[i]) then
-      is_recalled[i] = true
-      recalled[#recalled + 1] = KEYS[FIRST_GRANTS_KEY + i - 1]
-      redis.call('HSET', recalled[#recalled], '!recalled', now_ms)
-      redis.call('PEXPIRE', recalled[#recalled], request.key_ttl_ms)
+    recall(i)
+  end
+end
+
+-- For those who wait: slots to hold idle, which are theirs as soon as the answer is there. What they lack is
+-- kept, so that whoever frees a slot knows whom to tell.
+local lacking = {}
+for _, want in ipairs(wants) do
+  local left = want[1]
+  for _, i in ipairs(want[3]) do
+    local given = math.min(math.max(room(backends[i]), 0), left)
+    backends[i].mine, backends[i].used, left = backends[i].mine + given, backends[i].used + given, left - given
+    backends[i].kept = (backends[i].kept or 0) + given
+  end
+  if left > 0 then
+    for _, i in ipairs(want[3]) do
+      lacking[i] = (lacking[i] or 0) + left
+      recall(i)
     end
   end
 end
@@ -157,10 +207,18 @@ if #recalled > 0 then redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'recall', m
 local results = {}
 for i, backend in ipairs(backends) do
   -- An idle reserve comes out of what is plentiful: at most half of the free slots are anybody's reserve.
-  local spare = gateways == 1 and free(backend) or math.floor(free(backend) / (2 * gateways))
+  local unwanted = math.max(free(backend) - backend.wanted, 0)
+  local spare = gateways == 1 and unwanted or math.floor(unwanted / (2 * gateways))
   local wanted = backend.reserve - (backend.mine - backend.used)
   if wanted > 0 then backend.mine = backend.mine + math.min(wanted, spare) end
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
+  backend.used = backend.used - (backend.kept or 0)
+  if lacking[i] then
+    redis.call('HSET', key, '?' .. me, lacking[i] .. ':' .. my_since_ms[i] .. ':' .. (now_ms + WANT_TTL_MS))
+    redis.call('PEXPIRE', key, request.key_ttl_ms)
+  elseif backend.had_want then
+    redis.call('HDEL', key, '?' .. me)
+  end
   if backend.mine > 0 then
     redis.call('HSET', key, me, backend.mine .. ':' .. backend.used)
     redis.call('PEXPIRE', key, request.key_ttl_ms)
@@ -174,6 +232,24 @@ for i, backend in ipairs(backends) do
   results[i] = { backend.mine, left < 0 and left or free(backend), backend.idle_elsewhere, share }
 end
 redis.call('HSET', KEYS[1], me, request.seq .. ':' .. (now_ms + request.ttl_ms))
+
+-- Slots are free that others wait for: those who have waited longest are told, as many as there are slots.
+local freed, is_told = {}, {}
+for _, backend in ipairs(backends) do
+  local left = free(backend)
+  if left > 0 and backend.wanted > 0 then
+    table.sort(backend.wanters, function(one, other) return one[1] < other[1] end)
+    for _, wanter in ipairs(backend.wanters) do
+      if left <= 0 then break end
+      left = left - wanter[3]
+      if not is_told[wanter[2]] then
+        is_told[wanter[2]] = true
+        freed[#freed + 1] = wanter[2]
+      end
+    end
+  end
+end
+if #freed > 0 then redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'freed', me, freed })) end
 
 if is_young then
   for _, drain in ipairs(request.known_drains) do
