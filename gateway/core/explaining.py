@@ -225,7 +225,8 @@ def passed_over(view: FleetView, model: str | None, taken: Candidate | None) -> 
     before `taken` in its plan had no slot: the store gives the first that has one.
     """
     parts: list[str] = []
-    is_behind = taken is None or view.clusters[taken.cluster].is_down
+    # A probe stands at its place in the order, also when its cluster is down.
+    is_behind = taken is None or (view.clusters[taken.cluster].is_down and not taken.is_probe)
     for tier in view.tiers:
         if taken is not None and tier == taken.tier:
             break

@@ -236,7 +236,7 @@ class FleetView:
         self.cluster_policy = CLUSTER_POLICIES["weight"]
         self.version = 0  # another one when who may serve has changed
         self._serving: dict[str | None, Serving] = {}
-        self._passed_over: dict[tuple[str | None, str | None], str] = {}
+        self._passed_over: dict[tuple[str | None, str | None, bool], str] = {}
 
     def serving(self, model: str | None) -> Serving | None:
         """Who may serve `model`; None when no cluster is configured for it."""
@@ -266,7 +266,7 @@ class FleetView:
 
     def passed_over(self, model: str | None, taken: Candidate | None) -> str:
         """Why the tiers above did not serve: see `explaining.passed_over`. Remembered: floods spill alike."""
-        key = (model, taken.cluster if taken is not None else None)
+        key = (model, None, False) if taken is None else (model, taken.cluster, taken.is_probe)
         found = self._passed_over.get(key)
         if found is None:
             if len(self._passed_over) >= MAX_REMEMBERED_MODELS:

@@ -176,8 +176,8 @@ class _Counting(SpanExporter):
             went_well = result is SpanExportResult.SUCCESS
             if not went_well:
                 self.lost += len(spans)
-            self.settled += len(spans)
             self._tell(went_well)
+            self.settled += len(spans)  # last: who waits for it sees all the rest
         return result
 
     def _tell(self, went_well: bool) -> None:

@@ -192,6 +192,16 @@ def test_a_cluster_that_is_down_is_passed_over_until_all_others_are_full() -> No
     assert passed_over(fleet.view, None, plan(fleet).candidates[0]) == "primary: 2 ejected, 1 down"
 
 
+def test_a_probe_below_a_cluster_that_is_down_found_it_down_not_full() -> None:
+    fleet = fleet_of({"primary": [("a", 4), ("b", 4), ("c", 4)], "backup": [("d", 4)]})
+    for backend_id in ("a", "b", "d"):
+        drops(fleet, backend_id, 5)
+    tell(fleet, Ticked(), at_s=1.5)
+    probe = next(c for c in plan(fleet, at_s=1.5).candidates if c.backend.id == "d")
+    assert probe.is_probe and fleet.view.clusters["backup"].is_down
+    assert fleet.view.passed_over(None, probe) == "primary: 2 ejected, 1 down"
+
+
 def test_a_cluster_without_backends_is_named_too() -> None:
     fleet = fleet_with(Cluster("bare", "primary", ()), cluster_of("b", ("b", 1), tier="backup"))
     assert over(fleet, "b") == "primary: 1 empty"
