@@ -70,6 +70,7 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
             backends=tuple(_backend(cluster, backend) for backend in cluster.backends),
             models=dict(cluster.models),
             weight=cluster.weight,
+            residency=frozenset(cluster.residency),
             expected_limit=_expected_limit(cluster),
             expected_backends=cluster.discovery.expected if cluster.discovery is not None else None,
         )
@@ -99,7 +100,9 @@ def breaker_of(config: Config) -> BreakerSettings:
 def key_rules_of(config: Config) -> tuple[KeyRules, ...]:
     """What the owners of client keys may send; each owner once."""
     rules = {
-        key.name: KeyRules(key.name, dict.fromkeys(key.models), key.rate, key.max_in_flight)
+        key.name: KeyRules(
+            key.name, dict.fromkeys(key.models), key.rate, key.max_in_flight, frozenset(key.residency) or None
+        )
         for key in config.keys
     }
     return tuple(rules.values())

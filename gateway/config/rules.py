@@ -115,6 +115,10 @@ def check_client_key(key: ClientKeyConfig, report: Report) -> None:
 
 def _check_keys(config: Config, report: Report) -> None:
     """A key has one owner, and an owner has one set of limits, whatever key comes."""
+    labels = {label for cluster in config.clusters for label in cluster.residency}
+    for key in config.keys:
+        if unknown := sorted(set(key.residency) - labels):
+            report.complain(key, "residency", f"no cluster has the residency {', '.join(unknown)}")
     by_digest: dict[str, ClientKeyConfig] = {}
     by_name: dict[str, ClientKeyConfig] = {}
     for key in config.keys:
@@ -124,7 +128,7 @@ def _check_keys(config: Config, report: Report) -> None:
                 given = "sha256" if key.sha256_in_place else "sha256_file"
                 report.complain(key, given, f"is listed twice: it is a key of {first.name} already")
         first = by_name.setdefault(key.name, key)
-        for limit in ("models", "rate", "max_in_flight"):
+        for limit in ("models", "rate", "max_in_flight", "residency"):
             if getattr(key, limit) != getattr(first, limit):
                 report.complain(key, limit, f"must be the same for all keys of {key.name}")
 

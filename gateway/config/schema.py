@@ -352,6 +352,14 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    residency: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Where data stays in this cluster, such as `eu`. Requests that are kept to other "
+            "residencies, by their key or `x-spillway-residency`, never go here.",
+            extra={"unique": True},
+        ),
+    ] = ()
     weight: Annotated[
         Weight, Meta(description="Share of the tier's requests under `cluster_policy: weight`.")
     ] = 1.0

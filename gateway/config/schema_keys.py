@@ -56,6 +56,16 @@ class ClientKeyConfig(Section, frozen=True, kw_only=True):
         | None
     ) = None
 
+    residency: Annotated[
+        tuple[Name, ...],
+        Meta(
+            min_length=1,
+            description="Requests go only to clusters that have one of these in their `residency`; default: "
+            "to any.",
+            extra={"unique": True},
+        ),
+    ] = ()
+
     @property
     def sha256(self) -> Secret | None:
         """The digest, whichever way it was given."""

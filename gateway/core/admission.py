@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.core.constraints import match_model
+from gateway.core.constraints import Residency, match_model
 
 # When a place comes free nobody can say: what is in flight may be a short completion or a long stream.
 RETRY_WHEN_IN_FLIGHT_S = 1.0
@@ -31,13 +31,14 @@ class Rate(NamedTuple):
 class KeyRules:
     """What whoever holds a key of this `name` may do. None, and no `models`: without a limit.
 
-    `models` has the names and patterns that may be asked for.
+    `models` has the names and patterns that may be asked for, `residency` where it may be answered.
     """
 
     name: str
     models: Mapping[str, None] = field(default_factory=dict)
     rate: Rate | None = None
     max_in_flight: int | None = None
+    residency: Residency = None
 
     def allows(self, model: str | None) -> bool:
         """May a request be for `model`? Whoever is kept to some models has to name one of them."""

@@ -124,7 +124,7 @@ def local(endpoint: Endpoint, plane: DataPlane, key: KeyUse | None = None) -> Lo
         return LocalAnswer(200, models_body(plane.view, key))
     if endpoint.local_path is LocalPath.ALIVE:
         return LocalAnswer(200, orjson.dumps({"live": True}))
-    serving = plane.view.serving(endpoint.model)
+    serving = plane.view.serving(endpoint.model, key.rules.residency if key is not None else None)
     if endpoint.local_path is LocalPath.MODEL_READY:
         if serving is None or (key is not None and not key.rules.allows(endpoint.model)):
             raise Refusal(404, "model_not_found", "No cluster serves this model.", param="model")

@@ -84,6 +84,8 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
     named = f" for model '{reflected(model)}'" if model else ""
     if reason is ShedReason.MODEL_NOT_FOUND:
         return Refusal(404, reason, f"No cluster serves the model '{reflected(model or '')}'.", param="model")
+    if reason is ShedReason.RESIDENCY_UNAVAILABLE:
+        return Refusal(503, reason, f"No cluster{named} is where this request may be answered.")
     if reason is ShedReason.NO_BACKEND:
         return Refusal(503, reason, f"No backend{named} takes requests now: all are drained.")
     message = (

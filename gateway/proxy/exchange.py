@@ -24,7 +24,7 @@ from gateway.core.retries import may_succeed_elsewhere, reason_of_status
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
-from gateway.proxy.client_keys import rate_limited
+from gateway.proxy.client_keys import rate_limited, residency_of
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
 from gateway.proxy.route import Route
@@ -145,7 +145,10 @@ class Exchange:
         if self._key is not None and not self._key.rules.allows(facts.model):
             # As if nobody served it: what others may ask for is not told either.
             raise shed(ShedReason.MODEL_NOT_FOUND, facts.model)
-        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        residency = None
+        if self._key is not None or self._head.residency is not None:
+            residency = residency_of(self._head, self._key, plane.view.residencies)
+        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body), residency)
         self.route = route = Route(plane, self.settings, record, known)
         if self._head.deadline is not None:
             route.heed_deadline(self._head, now_s)
@@ -168,7 +171,7 @@ class Exchange:
             model = self.record.model
             self.route.note_passed_over(None)
             why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
-            raise shed(why, model, self._plane.view.retry_after_s(model))
+            raise shed(why, model, self._plane.view.retry_after_s(model, self.route.facts.residency))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:

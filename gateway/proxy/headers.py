@@ -42,6 +42,7 @@ class Rule(IntEnum):
     REQUEST_ID = auto()
     MODEL = auto()
     DEADLINE = auto()
+    RESIDENCY = auto()
 
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
@@ -64,6 +65,7 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     b"x-request-id": Rule.REQUEST_ID,
     b"x-spillway-model": Rule.MODEL,
     b"x-spillway-deadline": Rule.DEADLINE,
+    b"x-spillway-residency": Rule.RESIDENCY,
     # The client's own credentials stay here unless the cluster says `pass_client`.
     **dict.fromkeys(
         (b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"),
@@ -139,6 +141,7 @@ class RequestHead:
         "model_header",
         "path",
         "request_id",
+        "residency",
         "target",
     )
 
@@ -159,6 +162,7 @@ class RequestHead:
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
         self.key: KeyUse | None = None  # whose key it shows: see client_keys.py
+        self.residency: bytes | None = None
         self.deadline: bytes | None = None  # as it came: see spans.py
 
     @property
@@ -266,6 +270,8 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.model_header = value
         elif rule is Rule.DEADLINE:
             head.deadline = value
+        elif rule is Rule.RESIDENCY:
+            head.residency = value
     if head.is_chunked and head.content_length is not None:
         raise malformed("Content-Length and Transfer-Encoding exclude each other.")
 

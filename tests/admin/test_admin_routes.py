@@ -17,6 +17,7 @@ READS = {
     "/readyz",
     "/metrics",
     "/api/v1/fleet",
+    "/api/v1/explain",
 }
 # Each with the methods that do something; a local caller needs no token for the one marked.
 WRITES = {

@@ -194,11 +194,16 @@ NOT_A_DIGEST = "must be the SHA-256 of the key, 64 hexadecimal digits"
             f"[{{name: a, sha256: {DIGEST}, max_in_flight: 0}}]",
             "[0].max_in_flight: must be at least 1, not 0",
         ),
+        (
+            f"[{{name: a, sha256: {DIGEST}, residency: [eu]}}]",
+            "[0].residency: no cluster has the residency eu",
+        ),
         (f"[{{name: a, sha256: {DIGEST}, models: []}}]", "[0].models: must have at least 1 entry"),
         (f"[{{name: a, sha256: {DIGEST}, models: [x, x]}}]", "[0].models[1]: is listed twice; remove one"),
         (
             f"[{{name: a, sha256: {DIGEST}, priority: batch}}]",
-            "[0].priority: unknown key; known here: max_in_flight, models, name, rate, sha256, sha256_file",
+            "[0].priority: unknown key; known here: max_in_flight, models, name, rate, residency, sha256, "
+            "sha256_file",
         ),
     ],
 )
