@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.proxy.errors import invalid
 from gateway.proxy.multipart import model_span
+from gateway.proxy.overflow import refuse_overflow
 from gateway.proxy.paths import ModelSource
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def read_json(body: bytes) -> BodyFacts:
         or (b"\\" in body and b"\\u00" in body and _DISGUISE.search(body))
     ):
         _refuse_duplicates(body)
+    refuse_overflow(body)
     model = read.model
     if model is not None and model not in _good_names:
         check_model_name(model)

@@ -337,6 +337,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
+        record.refused = refusal.cause
         record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False

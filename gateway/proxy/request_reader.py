@@ -12,7 +12,7 @@ import httptools
 
 from gateway.proxy.chunks import ChunkedBody
 from gateway.proxy.client_keys import refuse_early
-from gateway.proxy.errors import Refusal, body_too_large, malformed
+from gateway.proxy.errors import Refusal, body_too_large, framing_too_large, malformed
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
 from gateway.proxy.paths import Endpoint
 from gateway.proxy.repeats import RepeatedHead
@@ -158,8 +158,8 @@ class RequestReader:
         if (chunks := self._chunks) is not None:
             if chunks.promised_bytes > self._plane.settings.max_body_bytes:
                 refuse(body_too_large(self._plane.settings.max_body_bytes))
-            elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
-                refuse(malformed("Too much chunk framing for the body it carries."))
+            elif chunks.is_overlong or chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
+                refuse(framing_too_large())
 
     def _read_without_upgrade(self) -> None:
         """An Upgrade is not followed: what comes after the head is read as the framing says.

@@ -66,6 +66,15 @@ SHEDS = MetricSpec(
     ("reason",),
     "Requests refused by the gateway for want of capacity; `reason` is the error code of the answer.",
 )
+REFUSED = MetricSpec(
+    "refused_total",
+    "counter",
+    ("reason",),
+    "Requests refused for what they are, before any byte went to a backend: malformed, head_too_large, "
+    "framing_too_large (chunk extensions, trailers), body_too_large, too_slow, expectation, method, "
+    "not_found (path or model), content_type, invalid (well framed, but what it says is wrong), "
+    "unauthorized.",
+)
 RETRIES = MetricSpec(
     "retries_total",
     "counter",
@@ -308,6 +317,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     REQUESTS,
     SPILLS,
     SHEDS,
+    REFUSED,
     RETRIES,
     RETRIES_DENIED,
     HEDGES,

@@ -84,6 +84,7 @@ class Exposition(Collector):
         yield counter(catalogue.REQUESTS, requests)
         yield counter(catalogue.SPILLS, metrics.spills)
         yield counter(catalogue.SHEDS, metrics.sheds)
+        yield counter(catalogue.REFUSED, metrics.refused)
         yield counter(catalogue.RETRIES, metrics.retries)
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)

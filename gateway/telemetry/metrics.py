@@ -93,6 +93,7 @@ class Metrics:
         self.timings: dict[tuple[str, ...], Timings] = {}
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
+        self.refused: dict[tuple[str, ...], int] = {}
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
@@ -125,8 +126,8 @@ class Metrics:
             histogram.sum_s += ttft_s
         if tier != record.preferred_tier and tier and record.preferred_tier:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
-        if record.error_code in SHED_CODES:
-            _count(self.sheds, (record.error_code,))
+        if record.error_code is not None:
+            self._record_error(record.error_code, record.refused)
         if record.key is not None:
             use = (record.key, record.outcome, record.error_code)
             if use in self._keys:
@@ -156,6 +157,12 @@ class Metrics:
         timings.duration.show(trace_id, record.duration_s, at_s)
         if record.ttft_s is not None:
             timings.ttft.show(trace_id, record.ttft_s, at_s)
+
+    def _record_error(self, code: str, refused: str | None) -> None:
+        if refused is not None:
+            _count(self.refused, (refused,))
+        elif code in SHED_CODES:
+            _count(self.sheds, (code,))
 
     def _record_attempts(self, record: RequestRecord) -> None:
         for retry in record.retries:
