@@ -43,7 +43,7 @@ FIELDS: tuple[LogField, ...] = (
         "path",
         str,
         "",
-        "empty for an unknown path and an unreadable head",
+        "empty for an unknown path, an unreadable head, and without a good key where one is needed",
         "The endpoint, never the query; `/v1/images/*` and the like for families of paths.",
     ),
     LogField(
