@@ -1,6 +1,6 @@
 """What one request costs in Python alone: the real data plane on transports that only count bytes.
 
-usage: python benchmarks/hot_path.py [--requests 20000] [--rounds 5] [--profile]
+usage: python benchmarks/hot_path.py [--requests 20000] [--rounds 5] [--profile] [--keys]
 
 Prints the best and median microseconds per request of a 700-byte POST with a 500-byte answer, and per
 event of an SSE stream. No kernel is involved, so the figures are steady enough to tune by; what counts in
@@ -15,6 +15,7 @@ import cProfile
 import json
 import statistics
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ clusters:
   - {name: there, limit: 1000, backends: [http://127.0.0.1:10], tier: backup}
   - {name: spot,  limit: 1000, backends: [http://127.0.0.1:11], tier: spot}
 """
+# With --keys: the client's key is one of a thousand, and has limits.
+KEYS = "keys:\n" + "".join(
+    f"- {{name: k{n}, rate: 900000000/s, max_in_flight: 1000, sha256: "
+    f"{sha256(b'secret' if n == 0 else b'%d' % n).hexdigest()}}}\n"
+    for n in range(1000)
+)
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 630}]}).encode()
 HEADERS = (
     b"Host: gw.local\r\nAccept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
@@ -78,8 +85,8 @@ class CountingTransport:
     def abort(self) -> None: ...
 
 
-async def rig() -> tuple[Gateway, DownstreamConnection, UpstreamConnection]:
-    gateway = Gateway(parse(CONFIG, "hot_path", Path()))
+async def rig(has_keys: bool) -> tuple[Gateway, DownstreamConnection, UpstreamConnection]:
+    gateway = Gateway(parse(CONFIG + KEYS * has_keys, "hot_path", Path()))
     await gateway.start()
     downstream = DownstreamConnection(gateway._plane)
     downstream.connection_made(CountingTransport())  # type: ignore[arg-type]
@@ -121,8 +128,9 @@ async def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--keys", action="store_true", help="ask clients for a key")
     args = parser.parse_args()
-    gateway, downstream, upstream = await rig()
+    gateway, downstream, upstream = await rig(args.keys)
     await requests(500, downstream, upstream)
     if args.profile:
         profile = cProfile.Profile()

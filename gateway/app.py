@@ -339,6 +339,7 @@ class Gateway:
                 refused_connections=lambda: self._plane.door.refused,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
+                key_in_flight=lambda: self._plane.key_in_flight,
                 waiting=lambda: self._plane.holding.count,
                 discovery=self._discovery.statuses,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,

@@ -242,6 +242,7 @@ class RequestRecord:
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `key` is the name of the client key that was shown; None where none is asked for, or none was good.
     `refused` is what was wrong with a request that was refused for itself, and bounded too.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     `passed_over` says why the tiers above the first attempt's did not serve, or why nobody did.
@@ -277,6 +278,7 @@ class RequestRecord:
     hedge: Hedged | None = None
     held: Held | None = None
     trace: ExchangeTrace | None = None
+    key: str | None = None
 
 
 class Telemetry(Protocol):

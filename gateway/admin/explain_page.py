@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.admin.explain_query import ExplainQuery
+from gateway.core.constraints import Residency, residency_in
 from gateway.core.explaining import (
     PLAN_WORDS,
     SHED_WORDS,
@@ -20,10 +21,11 @@ from gateway.core.model import Plan, RequestFacts
 
 Json = dict[str, Any]
 
-MODEL_HEADER = "x-spillway-model"
+MODEL_HEADER, RESIDENCY_HEADER = "x-spillway-model", "x-spillway-residency"
 # What a request's headers change in its plan. Others change nothing.
 _EFFECTS = {
     MODEL_HEADER: "names the model where the body names none",
+    RESIDENCY_HEADER: "keeps it to clusters of these residencies; its key may keep it closer",
     "x-spillway-deadline": "changes no first plan; after a failure leaves out who typically takes longer",
 }
 _NO_EFFECT = "changes nothing in the plan"
@@ -34,7 +36,7 @@ def explain_page(view: FleetView, asked: ExplainQuery, now_s: float) -> Json:
     model, draw = asked.model, asked.draw
     if model is None:
         model = next((value for name, value in asked.headers if name.lower() == MODEL_HEADER), None)
-    facts = RequestFacts(model, draw or 0)
+    facts = RequestFacts(model, draw or 0, residency=_residency(asked))
     found = explain_by_chance(facts, view, now_s) if draw is None else explain(facts, view, now_s)
     taken = found.taken
     plan = found.decision if isinstance(found.decision, Plan) else None
@@ -55,6 +57,11 @@ def explain_page(view: FleetView, asked: ExplainQuery, now_s: float) -> Json:
         "plan": [_standing(standing, draw is None) for standing in found.standings],
         "left_out": [_absent(absent) for absent in found.absents],
     }
+
+
+def _residency(asked: ExplainQuery) -> Residency:
+    values = [value for name, value in asked.headers if name.lower() == RESIDENCY_HEADER]
+    return residency_in(values[-1]) if values else None
 
 
 def is_like(one: Json, other: Json) -> bool:
@@ -92,7 +99,7 @@ def _spill_reason(found: Explanation) -> str | None:
 
 
 def _passed_over(found: Explanation, view: FleetView) -> str:
-    return view.passed_over(found.facts.model, found.taken.candidate if found.taken is not None else None)
+    return view.passed_over(found.facts, found.taken.candidate if found.taken is not None else None)
 
 
 def _after_failure(found: Explanation) -> list[str]:

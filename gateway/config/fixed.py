@@ -19,9 +19,15 @@ FIXED: dict[str, Callable[[Config], object]] = {
     "tracing": lambda config: config.tracing,
     # Renewed certificates are taken over; a port that speaks TLS can't begin to speak without, nor back.
     "tls": lambda config: config.tls is None,
+    # Whether a handshake asks for a client's certificate is decided before the newest one is chosen.
+    "tls.client_ca_file": lambda config: config.tls is None or config.tls.client_ca_file is None,
 }
 
 
 def restart_needed(running: Config, wanted: Config) -> dict[str, str]:
     """What says that `wanted` can't take the place of `running` in this process: by setting, why not."""
-    return {setting: _NOT_NOW for setting, of in FIXED.items() if of(running) != of(wanted)}
+    found = {setting: _NOT_NOW for setting, of in FIXED.items() if of(running) != of(wanted)}
+    if running.keys and not wanted.keys:
+        # A section that was lost in an edit must not open the door of a running fleet to everybody.
+        found["keys"] = "can be taken away as a whole only with a restart"
+    return found

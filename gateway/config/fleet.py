@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gateway.config.files import FileContent
+from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import BackendConfig, ClusterConfig, Config, HedgeConfig, RetryConfig
+from gateway.core.admission import KeyRules
 from gateway.core.breaker import BreakerSettings
 from gateway.core.events import FleetConfigured
 from gateway.core.holding import HoldRules
@@ -18,16 +20,27 @@ MIN_RETRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How to verify an https backend: `ca_file` None trusts the system's certificates."""
+    """How to verify an https backend, and what to show it: `ca_file` None trusts the system's certificates.
+
+    `cert_file` and `key_file` are both set or both None.
+    """
 
     server_name: str
     ca_file: FileContent | None = None
+    cert_file: FileContent | None = None
+    key_file: FileContent | None = None
+
+    @property
+    def files(self) -> tuple[FileContent | None, ...]:
+        """What a TLS context is made of: one will do for all that have the same."""
+        return self.ca_file, self.cert_file, self.key_file
 
 
 @dataclass(frozen=True, slots=True)
 class BackendEndpoint:
     """How to reach one backend, and what it gets to see. `prefix` goes before the client's path.
 
+    `allow_in` are networks whose addresses it may have, whatever they are (see refused_hosts.py).
     `auth_header` and `auth_value` are both set or both None; the value is in no repr.
     """
 
@@ -41,6 +54,11 @@ class BackendEndpoint:
     auth_header: bytes | None = None
     auth_value: bytes | None = field(default=None, repr=False)
     pass_client: bool = False
+    allow_in: tuple[str, ...] = ()
+
+    def why_not_at(self, address: str) -> str | None:
+        """Why this backend may not be spoken to at an address that its host has resolved to; None: it may."""
+        return why_refused(address, self.allow_in)
 
 
 def clusters_of(config: Config) -> tuple[Cluster, ...]:
@@ -52,6 +70,7 @@ def clusters_of(config: Config) -> tuple[Cluster, ...]:
             backends=tuple(_backend(cluster, backend) for backend in cluster.backends),
             models=dict(cluster.models),
             weight=cluster.weight,
+            residency=frozenset(cluster.residency),
             expected_limit=_expected_limit(cluster),
             expected_backends=cluster.discovery.expected if cluster.discovery is not None else None,
         )
@@ -78,6 +97,22 @@ def breaker_of(config: Config) -> BreakerSettings:
     )
 
 
+def key_rules_of(config: Config) -> tuple[KeyRules, ...]:
+    """What the owners of client keys may send; each owner once."""
+    rules = {
+        key.name: KeyRules(
+            key.name, dict.fromkeys(key.models), key.rate, key.max_in_flight, frozenset(key.residency) or None
+        )
+        for key in config.keys
+    }
+    return tuple(rules.values())
+
+
+def key_owners_of(config: Config) -> dict[bytes, str]:
+    """The owners of client keys by the SHA-256 of each key."""
+    return {bytes.fromhex(key.sha256.reveal()): key.name for key in config.keys if key.sha256 is not None}
+
+
 def hold_of(config: Config) -> HoldRules | None:
     """How requests wait for slots; None: they do not."""
     hold = config.hold
@@ -92,7 +127,9 @@ def set_budget(extra: ExtraAttempts, retry: RetryConfig, hedge: HedgeConfig | No
 
 def endpoints_of(config: Config) -> dict[str, BackendEndpoint]:
     """How to reach each backend, by its id."""
-    endpoints = [_endpoint(cluster, backend) for cluster in config.clusters for backend in cluster.backends]
+    endpoints = [
+        _endpoint(config, cluster, backend) for cluster in config.clusters for backend in cluster.backends
+    ]
     return {endpoint.backend_id: endpoint for endpoint in endpoints}
 
 
@@ -130,7 +167,7 @@ def _health_rules(cluster: ClusterConfig) -> HealthRules | None:
     return known if metrics is None else replace(known, stale_after_s=metrics.stale_after_s)
 
 
-def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:
+def _endpoint(config: Config, cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint:
     url, auth = backend.url, cluster.auth
     secret = auth.secret if auth else None
     return BackendEndpoint(
@@ -144,10 +181,12 @@ def _endpoint(cluster: ClusterConfig, backend: BackendConfig) -> BackendEndpoint
         auth_header=auth.header.encode("ascii") if auth and secret else None,
         auth_value=secret.reveal().encode("ascii") if secret else None,
         pass_client=auth.pass_client if auth else False,
+        allow_in=config.allow_backends_in,
     )
 
 
 def _tls(cluster: ClusterConfig, host: str) -> UpstreamTls:
-    if cluster.tls is None:
+    tls = cluster.tls
+    if tls is None:
         return UpstreamTls(host)
-    return UpstreamTls(cluster.tls.server_name or host, cluster.tls.ca_file)
+    return UpstreamTls(tls.server_name or host, tls.ca_file, tls.cert_file, tls.key_file)

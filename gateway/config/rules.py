@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from gateway.config.addresses import is_loopback
+from gateway.config.files import FileContent
 from gateway.config.refused_hosts import why_refused
 from gateway.config.schema import (
     AdminConfig,
@@ -23,6 +24,7 @@ from gateway.config.schema import (
 )
 from gateway.config.schema_discovery import DiscoveryConfig, DnsConfig, KubernetesApiConfig
 from gateway.config.schema_health import EngineMetricsConfig, HealthConfig, SyntheticConfig
+from gateway.config.schema_keys import ClientKeyConfig
 from gateway.config.units import format_duration, format_size
 
 
@@ -67,26 +69,68 @@ def check_state(state: StateConfig, report: Report) -> None:
 
 
 def check_downstream_tls(tls: DownstreamTlsConfig, report: Report) -> None:
+    _check_certificate(tls, tls.cert_file, tls.key_file, report)
+    _check_authorities(tls, "client_ca_file", tls.client_ca_file, report)
+
+
+def check_upstream_tls(tls: UpstreamTlsConfig, report: Report) -> None:
+    _check_authorities(tls, "ca_file", tls.ca_file, report)
+    if tls.cert_file is not None and tls.key_file is not None:
+        _check_certificate(tls, tls.cert_file, tls.key_file, report)
+        return
+    for key, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if report.is_given(tls, key) and not report.is_given(tls, other):
+            report.complain(tls, other, f"is required beside {key}")
+
+
+def _check_certificate(tls: Struct, cert_file: FileContent, key_file: FileContent, report: Report) -> None:
     import ssl  # Only for those who use it: the module costs memory.
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # A callback, so that an encrypted key is refused and never asks on the terminal.
-        context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
+        context.load_cert_chain(cert_file, key_file, password=lambda: b"")
     except ssl.SSLError as exc:
         reason = (exc.reason or "no PEM").lower().replace("_", " ")
         report.complain(tls, "cert_file", f"is no certificate with the key of key_file: {reason}")
 
 
-def check_upstream_tls(tls: UpstreamTlsConfig, report: Report) -> None:
+def _check_authorities(tls: Struct, key: str, file: FileContent | None, report: Report) -> None:
     import ssl
 
-    if tls.ca_file is None:
+    if file is None:
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls.ca_file)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except ssl.SSLError:
-        report.complain(tls, "ca_file", "holds no PEM certificates")
+        report.complain(tls, key, "holds no PEM certificates")
+
+
+def check_client_key(key: ClientKeyConfig, report: Report) -> None:
+    if key.sha256_in_place and key.sha256_from_file:
+        report.complain(key, "sha256", "must not stand beside sha256_file", "keep one of them")
+    if not key.sha256 and not any(report.has_problem(key, given) for given in ("sha256", "sha256_file")):
+        report.complain(key, "sha256", "is required", "or sha256_file")
+
+
+def _check_keys(config: Config, report: Report) -> None:
+    """A key has one owner, and an owner has one set of limits, whatever key comes."""
+    labels = {label for cluster in config.clusters for label in cluster.residency}
+    for key in config.keys:
+        if unknown := sorted(set(key.residency) - labels):
+            report.complain(key, "residency", f"no cluster has the residency {', '.join(unknown)}")
+    by_digest: dict[str, ClientKeyConfig] = {}
+    by_name: dict[str, ClientKeyConfig] = {}
+    for key in config.keys:
+        if key.sha256 is not None:
+            first = by_digest.setdefault(key.sha256.reveal(), key)
+            if first is not key:
+                given = "sha256" if key.sha256_in_place else "sha256_file"
+                report.complain(key, given, f"is listed twice: it is a key of {first.name} already")
+        first = by_name.setdefault(key.name, key)
+        for limit in ("models", "rate", "max_in_flight", "residency"):
+            if getattr(key, limit) != getattr(first, limit):
+                report.complain(key, limit, f"must be the same for all keys of {key.name}")
 
 
 def check_health(health: HealthConfig, report: Report) -> None:
@@ -195,6 +239,7 @@ def check_kubernetes_api(api: KubernetesApiConfig, report: Report) -> None:
 
 def check_config(config: Config, report: Report) -> None:
     _check_cluster_names(config, report)
+    _check_keys(config, report)
     _check_places(config, report)
     if not report.has_problem(config, "tiers"):
         for cluster in config.clusters:
@@ -238,6 +283,7 @@ RULES: dict[type, Rule] = {
     AdminConfig: check_admin,
     AuthConfig: check_auth,
     BreakerConfig: check_breaker,
+    ClientKeyConfig: check_client_key,
     ClusterConfig: check_cluster,
     Config: check_config,
     DiscoveryConfig: check_discovery,

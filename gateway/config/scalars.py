@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,16 @@ from gateway.config.addresses import (
 from gateway.config.files import MAX_FILE_BYTES, FileContent, Stamps, content_of, stamp_of
 from gateway.config.problems import BadValue
 from gateway.config.secrets import Secret
-from gateway.config.units import AT_P95, format_duration, format_size, parse_duration, parse_size
+from gateway.config.units import (
+    AT_P95,
+    format_duration,
+    format_rate,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
+from gateway.core.admission import Rate
 
 MAX_SECRET_BYTES = 65_536
 _VARIABLE = re.compile(r"\$(?P<escape>\$\{)|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|)", re.ASCII)
@@ -41,6 +51,9 @@ _FRAMING_HEADERS = frozenset(
         *("proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_DIGEST_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+_HOW_TO_HASH = "run: printf %s KEY | sha256sum"
 _TRUE = frozenset(("true", "yes", "on"))
 _FALSE = frozenset(("false", "no", "off"))
 
@@ -168,6 +181,26 @@ def read_secret_file(scalar: Scalar, around: Surroundings) -> Secret:
         raise BadValue(f"file {scalar.shown} {exc.message}", exc.fix) from None
 
 
+def read_key_digest(scalar: Scalar, around: Surroundings) -> Secret:
+    """The SHA-256 of a client key. No message shows it: it may be the key itself that was pasted."""
+    digest = scalar.text.strip().lower()
+    if _DIGEST.fullmatch(digest) is None:
+        raise BadValue("must be the SHA-256 of the key, 64 hexadecimal digits", _HOW_TO_HASH)
+    if digest == _DIGEST_OF_NOTHING:
+        raise BadValue("is the SHA-256 of nothing", _HOW_TO_HASH)
+    return Secret(digest)
+
+
+def read_key_digest_file(scalar: Scalar, around: Surroundings) -> Secret:
+    """As `sha256sum` writes it: what stands behind the digest is the name of a file."""
+    _, content = around.read(scalar, MAX_SECRET_BYTES)
+    digest = content.decode("latin-1").split(maxsplit=1)[:1]
+    try:
+        return read_key_digest(Scalar("".join(digest), ""), around)
+    except BadValue as exc:
+        raise BadValue(f"file {scalar.shown} {exc.message}", exc.fix) from None
+
+
 def read_state_url(scalar: Scalar, around: Surroundings) -> Secret:
     """Where leases are shared. No message shows any of it."""
     secret = Secret(scalar.text)
@@ -246,6 +279,7 @@ READERS: dict[str, Reader] = {
     "boolean": read_boolean,
     "duration": lambda scalar, around: parse_duration(read_text(scalar, around)),
     "size": lambda scalar, around: parse_size(read_text(scalar, around)),
+    "rate": lambda scalar, around: parse_rate(read_text(scalar, around)),
     "address": lambda scalar, around: parse_address(read_text(scalar, around)),
     "backend_url": lambda scalar, around: parse_backend_url(read_text(scalar, around)),
     "host": lambda scalar, around: parse_host(read_text(scalar, around)),
@@ -261,6 +295,8 @@ READERS: dict[str, Reader] = {
     "file": read_file,
     "live_file": read_live_file,
     "secret_file": read_secret_file,
+    "key_digest": read_key_digest,
+    "key_digest_file": read_key_digest_file,
     "state_url": read_state_url,
     "state_url_file": read_state_url_file,
     "access_log": read_access_log,
@@ -277,6 +313,8 @@ def show_value(kind: str, value: object) -> str:
         return format_duration(cast(float, value))
     if kind == "size":
         return format_size(cast(int, value))
+    if kind == "rate":
+        return format_rate(cast(Rate, value))
     if kind == "boolean":
         return "true" if value else "false"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -15,6 +15,7 @@ from gateway.config.addresses import Address, BackendUrl
 from gateway.config.files import FileContent
 from gateway.config.schema_discovery import DiscoveryConfig
 from gateway.config.schema_health import EngineMetricsConfig, HealthConfig
+from gateway.config.schema_keys import ClientKeyConfig
 from gateway.config.secrets import Secret
 from gateway.config.sections import DAY_S, MIB, Limit, Name, Section, Weight, duration, kind, size
 from gateway.config.units import AT_P95
@@ -24,12 +25,19 @@ DEFAULT_DRAIN_S = 30.0
 
 
 class DownstreamTlsConfig(Section, frozen=True, kw_only=True):
-    """TLS towards clients."""
+    """TLS towards clients, 1.2 or newer."""
 
     cert_file: Annotated[FileContent, kind("file", "Certificate chain, PEM.")]
     key_file: Annotated[
         FileContent, kind("file", "Private key of the certificate, PEM, without a passphrase.")
     ]
+    client_ca_file: Annotated[
+        FileContent | None,
+        kind(
+            "file",
+            "Certificates, PEM, one of which must have signed each client's own; default: none needed.",
+        ),
+    ] = None
 
 
 class AdminConfig(Section, frozen=True, kw_only=True):
@@ -321,10 +329,17 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class UpstreamTlsConfig(Section, frozen=True, kw_only=True):
-    """TLS towards https backends. Certificates are always verified."""
+    """TLS towards https backends, 1.2 or newer. Certificates are always verified."""
 
     ca_file: Annotated[
         FileContent | None, kind("file", "Certificates to trust, PEM, in place of the system's.")
+    ] = None
+    cert_file: Annotated[
+        FileContent | None,
+        kind("file", "The gateway's own certificate chain, PEM, for backends that ask for one."),
+    ] = None
+    key_file: Annotated[
+        FileContent | None, kind("file", "Private key of that certificate, PEM, without a passphrase.")
     ] = None
     server_name: Annotated[
         str | None, kind("host", "Name to ask for and to verify; default: the host of the backend's URL.")
@@ -343,6 +358,14 @@ class ClusterConfig(Section, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    residency: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Where data stays in this cluster, such as `eu`. Requests that are kept to other "
+            "residencies, by their key or `x-spillway-residency`, never go here.",
+            extra={"unique": True},
+        ),
+    ] = ()
     weight: Annotated[
         Weight, Meta(description="Share of the tier's requests under `cluster_policy: weight`.")
     ] = 1.0
@@ -450,6 +473,10 @@ class Config(Section, frozen=True, kw_only=True):
             extra={"unique": True},
         ),
     ] = ("/v1/realtime",)
+    keys: Annotated[
+        tuple[ClientKeyConfig, ...],
+        Meta(min_length=1, description="Who may send requests; default: whoever reaches the port."),
+    ] = ()
     allow_backends_in: Annotated[
         tuple[Annotated[str, Meta(extra={"kind": "network"})], ...],
         Meta(

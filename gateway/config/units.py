@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: `250ms`, `5m`, `32MiB`. Format and parse are inverses."""
+"""Durations, sizes and rates as people write them: `5m`, `32MiB`, `50/s`. Format and parse are inverses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import re
 from decimal import Decimal
 
 from gateway.config.problems import BadValue
+from gateway.core.admission import Rate
 
 # `hedge.after: p95`, in place of a duration.
 AT_P95 = 0.0
 
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_PERIODS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_RATE = re.compile(r"([0-9]{1,9}) ?/ ?([A-Za-z]+)", re.ASCII)
 # Enough digits for any float written out, few enough that a hostile number costs no time.
 _MEASURE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,40})?) ?([A-Za-z]*)", re.ASCII)
 
@@ -71,3 +74,22 @@ def _size_fix(number: str, unit: str) -> str:
         ):
             return f"did you mean '{number}{known}'?"
     return "use KiB, MiB or GiB"
+
+
+def parse_rate(text: str) -> Rate:
+    """Requests in a time, from `50/s`, `600/m` or `10000/h`. Raises BadValue."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        fix = f"did you mean '{text}/s'?" if text.isdecimal() else "write requests and a time: 50/s, 600/m"
+        raise BadValue(f"must be a rate, not {text!r}", fix)
+    requests, unit = int(match[1]), match[2]
+    if unit not in _PERIODS_S:
+        raise BadValue(f"has an unknown unit {unit!r}", "use s, m or h")
+    if requests < 1:
+        raise BadValue("must be at least 1 request", "remove the key to take all its access away")
+    return Rate(requests, _PERIODS_S[unit])
+
+
+def format_rate(rate: Rate) -> str:
+    """The text that `parse_rate` reads back as `rate`."""
+    return f"{rate.requests}/{next(unit for unit, s in _PERIODS_S.items() if s == rate.period_s)}"

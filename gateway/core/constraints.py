@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from gateway.core.model import Cluster
+
+# Of which labels a cluster must have one. None: a request that may go anywhere.
+Residency = frozenset[str] | None
 
 
 class ModelMatch(NamedTuple):
@@ -28,6 +34,25 @@ def match_model(models: Mapping[str, str | None], model: str | None) -> ModelMat
         if "*" in pattern and _fits(pattern, model):
             return ModelMatch(pattern, upstream_name)
     return None
+
+
+def match_cluster(cluster: Cluster, model: str | None, residency: Residency) -> ModelMatch | None:
+    """May a request for `model` that is kept to `residency` go to this cluster at all?"""
+    if residency is not None and residency.isdisjoint(cluster.residency):
+        return None
+    return match_model(cluster.models, model)
+
+
+def residency_in(text: str) -> frozenset[str]:
+    """The labels in the value of `x-spillway-residency`: `eu`, or `eu, ch`."""
+    return frozenset(label for part in text.lower().split(",") if (label := part.strip()))
+
+
+def narrowed(residency: Residency, wanted: Residency) -> Residency:
+    """What is left when a request wants less than it may: never more."""
+    if residency is None or wanted is None:
+        return wanted if residency is None else residency
+    return residency & wanted
 
 
 def _fits(pattern: str, model: str) -> bool:

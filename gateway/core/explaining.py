@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.breaker import Breaker, Circuit
-from gateway.core.constraints import match_model
+from gateway.core.constraints import match_cluster, match_model
 from gateway.core.health import BackendHealth
 from gateway.core.model import Candidate, Plan, PlanReason, RequestFacts, Shed, ShedReason
 from gateway.core.routing import plan_route
@@ -32,6 +32,7 @@ class Absence(StrEnum):
     """Why a backend is in no plan for a model."""
 
     MODEL = "model"
+    RESIDENCY = "residency"
     TIER = "tier"
     EMPTY = "empty"
     DRAINED = "drained"
@@ -52,6 +53,7 @@ PLAN_WORDS: dict[PlanReason, str] = {
 }
 SHED_WORDS: dict[ShedReason, str] = {
     ShedReason.MODEL_NOT_FOUND: "no cluster is configured for this model",
+    ShedReason.RESIDENCY_UNAVAILABLE: "no cluster that serves this model is where the request may go",
     ShedReason.NO_BACKEND: "every backend that serves this model is drained, ejected or missing",
     ShedReason.NO_CAPACITY: "every place of the plan is full",
 }
@@ -106,7 +108,7 @@ def explain(facts: RequestFacts, view: FleetView, now_s: float) -> Explanation:
     candidates = decision.candidates if isinstance(decision, Plan) else ()
     standings = tuple(_standing(place, c, view) for place, c in enumerate(candidates, 1))
     planned = {candidate.backend.id for candidate in candidates}
-    absents = tuple(_absents(view, facts.model, planned, now_s))
+    absents = tuple(_absents(view, facts, planned, now_s))
     taken = next((standing for standing in standings if standing.has_room), None)
     return Explanation(facts, decision, standings, absents, taken)
 
@@ -156,7 +158,7 @@ def _has_room(candidate: Candidate, view: FleetView) -> bool:
 # --- who is in no plan -----------------------------------------------------------------------------------
 
 
-def _absents(view: FleetView, model: str | None, planned: set[str], now_s: float) -> Iterator[Absent]:
+def _absents(view: FleetView, facts: RequestFacts, planned: set[str], now_s: float) -> Iterator[Absent]:
     order = {tier: at for at, tier in enumerate(view.tiers)}
     for cluster in sorted(view.clusters.values(), key=lambda c: order.get(c.cluster.tier, len(order))):
         place = (cluster.name, cluster.cluster.tier)
@@ -164,16 +166,18 @@ def _absents(view: FleetView, model: str | None, planned: set[str], now_s: float
             yield Absent("", *place, Absence.EMPTY, "has no backend at the moment")
         for state in cluster.backends:
             if state.id not in planned:
-                reason = absence_of(state, cluster, view, model)
+                reason = absence_of(state, cluster, view, facts)
                 yield Absent(state.id, *place, reason, _words(reason, state, cluster, now_s))
 
 
-def absence_of(state: BackendState, cluster: ClusterState, view: FleetView, model: str | None) -> Absence:
-    """Why a backend that is in no plan for the model is in none."""
+def absence_of(state: BackendState, cluster: ClusterState, view: FleetView, facts: RequestFacts) -> Absence:
+    """Why a backend that is in no plan for such a request is in none."""
     if cluster.cluster.tier not in view.tiers:
         return Absence.TIER
-    if match_model(cluster.cluster.models, model) is None:
+    if match_model(cluster.cluster.models, facts.model) is None:
         return Absence.MODEL
+    if match_cluster(cluster.cluster, facts.model, facts.residency) is None:
+        return Absence.RESIDENCY
     if cluster.drained_until_s is not None or state.is_drained:
         return Absence.DRAINED
     return Absence.UNHEALTHY if state.health.is_down else Absence.EJECTED
@@ -182,6 +186,8 @@ def absence_of(state: BackendState, cluster: ClusterState, view: FleetView, mode
 def _words(reason: Absence, state: BackendState, cluster: ClusterState, now_s: float) -> str:
     if reason is Absence.MODEL:
         return f"serves only {', '.join(cluster.cluster.models)}"
+    if reason is Absence.RESIDENCY:
+        return f"is in {', '.join(sorted(cluster.cluster.residency)) or 'no residency'}"
     if reason is Absence.TIER:
         return f"its tier {cluster.cluster.tier} is none of the tiers"
     if reason is Absence.DRAINED:
@@ -218,7 +224,7 @@ def _circuit_words(breaker: Breaker, now_s: float) -> str:
 # --- what a request leaves behind --------------------------------------------------------------------------
 
 
-def passed_over(view: FleetView, model: str | None, taken: Candidate | None) -> str:
+def passed_over(view: FleetView, facts: RequestFacts, taken: Candidate | None) -> str:
     """Why the tiers above the first attempt's did not serve: `primary: 2 full, 1 ejected; backup: 1 drained`.
 
     Without `taken`, of all tiers. To be asked at the moment of the attempt, or of the refusal. Whoever stands
@@ -233,9 +239,10 @@ def passed_over(view: FleetView, model: str | None, taken: Candidate | None) -> 
         clusters = [
             cluster
             for cluster in view.clusters.values()
-            if cluster.cluster.tier == tier and match_model(cluster.cluster.models, model) is not None
+            if cluster.cluster.tier == tier
+            and match_cluster(cluster.cluster, facts.model, facts.residency) is not None
         ]
-        counts = Counter(_why_not(s, c, view, model, is_behind) for c in clusters for s in c.backends)
+        counts = Counter(_why_not(s, c, view, facts, is_behind) for c in clusters for s in c.backends)
         counts.update(Absence.EMPTY.value for c in clusters if not c.backends)
         if counts:
             parts.append(f"{tier}: " + ", ".join(f"{count} {why}" for why, count in counts.most_common()))
@@ -243,9 +250,9 @@ def passed_over(view: FleetView, model: str | None, taken: Candidate | None) -> 
 
 
 def _why_not(
-    state: BackendState, cluster: ClusterState, view: FleetView, model: str | None, is_behind: bool
+    state: BackendState, cluster: ClusterState, view: FleetView, facts: RequestFacts, is_behind: bool
 ) -> str:
     is_open = state.circuit is Circuit.CLOSED and state.health.is_open
     if not is_open or state.is_drained or cluster.drained_until_s is not None:
-        return absence_of(state, cluster, view, model).value
+        return absence_of(state, cluster, view, facts).value
     return "full" if is_behind or not cluster.is_down else "down"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from gateway.core.constraints import Residency
 from gateway.core.taxonomy import SUCCESS as SUCCESS
 from gateway.core.taxonomy import Outcome as Outcome
 from gateway.core.taxonomy import Reason as Reason
@@ -66,6 +67,7 @@ class Cluster:
     models: dict[str, str | None] = field(default_factory=dict)
     weight: float = 1.0
     expected_limit: int | None = None
+    residency: frozenset[str] = frozenset()
     expected_backends: int | None = None
 
 
@@ -76,6 +78,7 @@ class RequestFacts(NamedTuple):
     draw: int
     stream: bool = False
     body_bytes: int = 0
+    residency: Residency = None
 
 
 class PlanReason(StrEnum):
@@ -141,6 +144,7 @@ class ShedReason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     NO_BACKEND = "no_backend"
     MODEL_NOT_FOUND = "model_not_found"
+    RESIDENCY_UNAVAILABLE = "residency_unavailable"
 
 
 class Shed(NamedTuple):

@@ -18,9 +18,10 @@ def plan_route(facts: RequestFacts, view: FleetView, now_s: float) -> Plan | She
     takes the first in order, so a lower tier is used only when no higher one has a slot. A backend whose
     circuit is not closed has none, except as a probe, before the others of its tier, or in panic.
     """
-    serving = view.serving(facts.model)
+    serving = view.serving(facts.model, facts.residency)
     if serving is None:
-        return Shed(ShedReason.MODEL_NOT_FOUND)
+        is_elsewhere = facts.residency is not None and view.serving(facts.model) is not None
+        return Shed(ShedReason.RESIDENCY_UNAVAILABLE if is_elsewhere else ShedReason.MODEL_NOT_FOUND)
     if not serving.tiers:
         return Shed(ShedReason.NO_BACKEND)
     if serving.only_plan is not None:

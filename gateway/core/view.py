@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from gateway.core.balancing import CLUSTER_POLICIES
 from gateway.core.breaker import DEFAULTS, NO_GENERATION, Breaker, BreakerSettings, Circuit
-from gateway.core.constraints import match_model
+from gateway.core.constraints import Residency, match_cluster
 from gateway.core.digest import LatencyDigest
 from gateway.core.explaining import passed_over
 from gateway.core.health import BackendHealth, Capacity
 from gateway.core.latency import PeakEwma, SlotGap
-from gateway.core.model import Backend, Candidate, Cluster
+from gateway.core.model import Backend, Candidate, Cluster, RequestFacts
 from gateway.core.serving import Serving, work_out_serving
 from gateway.core.silence import Silence
 
@@ -235,16 +235,18 @@ class FleetView:
         self.backends: dict[str, BackendState] = {}
         self.cluster_policy = CLUSTER_POLICIES["weight"]
         self.version = 0  # another one when who may serve has changed
-        self._serving: dict[str | None, Serving] = {}
-        self._passed_over: dict[tuple[str | None, str | None, bool], str] = {}
+        self.residencies: frozenset[str] = frozenset()  # that any cluster has
+        self._serving: dict[str | tuple[str | None, Residency] | None, Serving] = {}
+        self._passed_over: dict[tuple[str | None, Residency, str | None, bool], str] = {}
 
-    def serving(self, model: str | None) -> Serving | None:
-        """Who may serve `model`; None when no cluster is configured for it."""
-        found = self._serving.get(model)
-        if found is None and (found := self._work_out_serving(model)) is not None:
+    def serving(self, model: str | None, residency: Residency = None) -> Serving | None:
+        """Who may serve `model`; None when no cluster is configured for it, in that residency."""
+        key = model if residency is None else (model, residency)
+        found = self._serving.get(key)
+        if found is None and (found := self._work_out_serving(model, residency)) is not None:
             if len(self._serving) >= MAX_REMEMBERED_MODELS:
                 self._serving.clear()
-            self._serving[model] = found
+            self._serving[key] = found
         return found
 
     def admits(self, candidate: Candidate) -> bool:
@@ -264,25 +266,26 @@ class FleetView:
         breaker = state.breaker
         return candidate.generation == breaker.generation and not (candidate.is_probe and breaker.probes)
 
-    def passed_over(self, model: str | None, taken: Candidate | None) -> str:
+    def passed_over(self, facts: RequestFacts, taken: Candidate | None) -> str:
         """Why the tiers above did not serve: see `explaining.passed_over`. Remembered: floods spill alike."""
-        key = (model, None, False) if taken is None else (model, taken.cluster, taken.is_probe)
+        at, is_probe = (None, False) if taken is None else (taken.cluster, taken.is_probe)
+        key = (facts.model, facts.residency, at, is_probe)
         found = self._passed_over.get(key)
         if found is None:
             if len(self._passed_over) >= MAX_REMEMBERED_MODELS:
                 self._passed_over.clear()
-            found = self._passed_over[key] = passed_over(self, model, taken)
+            found = self._passed_over[key] = passed_over(self, facts, taken)
         return found
 
-    def retry_after_s(self, model: str | None) -> float:
+    def retry_after_s(self, model: str | None, residency: Residency = None) -> float:
         """How long until a slot for `model` is likely to come free."""
-        gaps = [b.slot_gap.gap_s for b in self._open_for(model) if b.slot_gap.gap_s is not None]
+        gaps = [b.slot_gap.gap_s for b in self._open_for(model, residency) if b.slot_gap.gap_s is not None]
         if not gaps:
             return DEFAULT_RETRY_AFTER_S
         return min(max(min(gaps), MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
 
-    def _open_for(self, model: str | None) -> Iterator[BackendState]:
-        serving = self.serving(model)
+    def _open_for(self, model: str | None, residency: Residency) -> Iterator[BackendState]:
+        serving = self.serving(model, residency)
         for tier in serving.tiers if serving is not None else ():
             for cluster in tier.clusters:
                 yield from cluster.open_backends
@@ -294,14 +297,15 @@ class FleetView:
     def forget_serving(self) -> None:
         """Called by the Fleet when who may serve has changed."""
         self.version += 1
+        self.residencies = frozenset().union(*(c.cluster.residency for c in self.clusters.values()))
         self._serving.clear()
         self._passed_over.clear()
 
-    def _work_out_serving(self, model: str | None) -> Serving | None:
+    def _work_out_serving(self, model: str | None, residency: Residency) -> Serving | None:
         matching = [
             (cluster, match)
             for cluster in self.clusters.values()
             if cluster.cluster.tier in self.tiers
-            and (match := match_model(cluster.cluster.models, model)) is not None
+            and (match := match_cluster(cluster.cluster, model, residency)) is not None
         ]
         return work_out_serving(self.tiers, matching) if matching else None

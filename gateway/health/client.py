@@ -18,6 +18,7 @@ from yarl import URL
 
 from gateway.config.files import FileContent
 from gateway.config.fleet import BackendEndpoint
+from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
 
 _HEADERS = {"User-Agent": "spillway-health", "Accept-Encoding": "identity", "Accept": "*/*"}
@@ -66,7 +67,7 @@ class HealthClient:
             middlewares=(_only_once,),
             timeout=aiohttp.ClientTimeout(total=None),
         )
-        self._contexts: dict[FileContent | None, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[FileContent | None, ...], ssl.SSLContext] = {}
 
     async def close(self) -> None:
         await self._session.close()
@@ -120,15 +121,15 @@ class HealthClient:
         """
         if endpoint.tls is None:
             return True
-        ca_file = endpoint.tls.ca_file
-        if ca_file not in self._contexts:
-            self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
-        return self._contexts[ca_file]
+        files = endpoint.tls.files
+        if files not in self._contexts:
+            self._contexts[files] = upstream_context(endpoint.tls)
+        return self._contexts[files]
 
     def forget_all_but(self, endpoints: Iterable[BackendEndpoint]) -> None:
-        """Certificates that none of these trusts need not be kept."""
-        trusted = {endpoint.tls.ca_file for endpoint in endpoints if endpoint.tls is not None}
-        self._contexts = {file: known for file, known in self._contexts.items() if file in trusted}
+        """Certificates that none of these trusts or is shown need not be kept."""
+        used = {endpoint.tls.files for endpoint in endpoints if endpoint.tls is not None}
+        self._contexts = {files: known for files, known in self._contexts.items() if files in used}
 
 
 async def _only_once(

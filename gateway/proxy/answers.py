@@ -15,6 +15,7 @@ from gateway.proxy.headers import RequestHead, ResponseHead
 from gateway.proxy.paths import Endpoint, LocalPath
 
 if TYPE_CHECKING:
+    from gateway.core.admission import KeyUse
     from gateway.proxy.exchange import Exchange
     from gateway.proxy.plane import DataPlane
     from gateway.proxy.pool import UpstreamPool
@@ -160,15 +161,15 @@ def unasked_answer(refusal: Refusal, request_id: str) -> bytes:
     )
 
 
-def local(endpoint: Endpoint, plane: DataPlane) -> LocalAnswer:
-    """Answers a path that is the gateway's own. Raises Refusal."""
+def local(endpoint: Endpoint, plane: DataPlane, key: KeyUse | None = None) -> LocalAnswer:
+    """Answers a path that is the gateway's own, with what the owner of `key` may know. Raises Refusal."""
     if endpoint.local_path is LocalPath.MODELS:
-        return LocalAnswer(200, models_body(plane.view))
+        return LocalAnswer(200, models_body(plane.view, key))
     if endpoint.local_path is LocalPath.ALIVE:
         return LocalAnswer(200, orjson.dumps({"live": True}))
-    serving = plane.view.serving(endpoint.model)
+    serving = plane.view.serving(endpoint.model, key.rules.residency if key is not None else None)
     if endpoint.local_path is LocalPath.MODEL_READY:
-        if serving is None:
+        if serving is None or (key is not None and not key.rules.allows(endpoint.model)):
             raise Refusal(404, "model_not_found", "No cluster serves this model.", param="model")
         is_ready = bool(serving.tiers)
         return LocalAnswer(
@@ -178,10 +179,13 @@ def local(endpoint: Endpoint, plane: DataPlane) -> LocalAnswer:
     return LocalAnswer(200 if is_ready else 503, orjson.dumps({"ready": is_ready}))
 
 
-def models_body(view: FleetView) -> bytes:
-    """The models that clients may name, in OpenAI's shape; patterns can't be listed."""
+def models_body(view: FleetView, key: KeyUse | None = None) -> bytes:
+    """The models that the owner of `key` may name, in OpenAI's shape; patterns can't be listed."""
     names = {
-        name: None for cluster in view.clusters.values() for name in cluster.cluster.models if "*" not in name
+        name: None
+        for cluster in view.clusters.values()
+        for name in cluster.cluster.models
+        if "*" not in name and (key is None or key.rules.allows(name))
     }
     return orjson.dumps(
         {

@@ -109,18 +109,21 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
     named = f" for model '{reflected(model)}'" if model else ""
     if reason is ShedReason.MODEL_NOT_FOUND:
         return Refusal(404, reason, f"No cluster serves the model '{reflected(model or '')}'.", param="model")
+    if reason is ShedReason.RESIDENCY_UNAVAILABLE:
+        return Refusal(503, reason, f"No cluster{named} is where this request may be answered.")
     if reason is ShedReason.NO_BACKEND:
         return Refusal(503, reason, f"No backend{named} takes requests now: all are drained.")
-    headers = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
-        max(-(-retry_after_s // 1), 1),
-        max(retry_after_s * 1000, 1),
-    )
     message = (
         f"No slot{named} came free in the time that a request may wait."
         if reason is ShedReason.QUEUE_TIMEOUT
         else f"Every backend{named} is full."
     )
-    return Refusal(429, reason, message, headers=headers)
+    return Refusal(429, reason, message, headers=retry_after_lines(retry_after_s))
+
+
+def retry_after_lines(seconds: float) -> bytes:
+    """Whole seconds, upwards, for all clients; milliseconds for those that know that header."""
+    return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (max(-(-seconds // 1), 1), max(seconds * 1000, 1))
 
 
 # What the client is told when the last attempt failed before the first byte.

@@ -24,6 +24,7 @@ from gateway.core.retries import may_succeed_elsewhere, reason_of_status
 from gateway.ports import Lease, RequestRecord, Retry
 from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
+from gateway.proxy.client_keys import rate_limited, residency_of
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
 from gateway.proxy.large_bodies import LARGE_BODY_BYTES
@@ -31,6 +32,7 @@ from gateway.proxy.route import Route
 from gateway.proxy.tracing import upstream_lines
 
 if TYPE_CHECKING:
+    from gateway.core.admission import KeyUse
     from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
     from gateway.proxy.pool import UpstreamPool
@@ -55,6 +57,7 @@ class Exchange:
         "_failed",
         "_head",
         "_hedge",
+        "_key",
         "_looking",
         "_plane",
         "_refusal",
@@ -82,6 +85,7 @@ class Exchange:
         self.route: Route = None  # type: ignore[assignment]  # begins with the first plan
         self._attempt: Attempt | None = None
         self._hedge: Hedge | None = None
+        self._key: KeyUse | None = None  # of whom it is in flight
         self._failed: Reason | None = None  # how the one before this attempt did
         self._task: asyncio.Task[None] | None = None  # waits for a slot
         self._facts: bodies.BodyFacts | None = None  # of a large body, once they are known
@@ -99,6 +103,8 @@ class Exchange:
             received_s,
         )
         record.bytes_in = len(self._body)
+        if head is not None and head.key is not None:
+            record.key = head.key.name
         if plane.tracing is not None:
             record.trace = plane.tracing.begin(head.forward if head is not None else b"")
 
@@ -111,8 +117,10 @@ class Exchange:
         try:
             if self._refusal is not None:
                 raise self._refusal
+            if self.record.key is not None and self._key is None:
+                self._admit()
             if endpoint is not None and endpoint.local_path is not None:
-                self._answer(answers.local(endpoint, plane))
+                self._answer(answers.local(endpoint, plane, self._key))
             elif self._is_to_be_looked_at():
                 self._looking = plane.loop.create_task(self._look())
                 return
@@ -160,13 +168,28 @@ class Exchange:
         self._looking = None
         self.start()
 
+    def _admit(self) -> None:
+        """Counts the request as its owner's, if he may send one more. Raises Refusal."""
+        key = self._head.key if self._head is not None else None
+        assert key is not None
+        too_much = key.admit(self._plane.clock(), self._plane.gateways)
+        if too_much is not None:
+            raise rate_limited(too_much)
+        self._key = key
+
     def _make_plan(self, now_s: float) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
         assert self._head is not None and self._endpoint is not None
         facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
-        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
+        if self._key is not None and not self._key.rules.allows(facts.model):
+            # As if nobody served it: what others may ask for is not told either.
+            raise shed(ShedReason.MODEL_NOT_FOUND, facts.model)
+        residency = None
+        if self._key is not None or self._head.residency is not None:
+            residency = residency_of(self._head, self._key, plane.view.residencies)
+        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body), residency)
         self.route = route = Route(plane, self.settings, record, known)
         if self._head.deadline is not None:
             route.heed_deadline(self._head, now_s)
@@ -189,7 +212,7 @@ class Exchange:
             model = self.record.model
             self.route.note_passed_over(None)
             why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
-            raise shed(why, model, self._plane.view.retry_after_s(model))
+            raise shed(why, model, self._plane.view.retry_after_s(model, self.route.facts.residency))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -419,6 +442,8 @@ class Exchange:
         if self not in plane.exchanges:
             return
         plane.exchanges.discard(self)
+        if self._key is not None:
+            self._key.finished()
         self._attempt = None  # it knows its owner: a ring of the two would wait for the collector
         if self._body:
             self._free_body()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum, auto
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.proxy.errors import Refusal, malformed
+
+if TYPE_CHECKING:
+    from gateway.core.admission import KeyUse
 
 MAX_LINE_BYTES = 8190
 MAX_HEAD_BYTES = 64 * 1024
@@ -40,6 +43,7 @@ class Rule(IntEnum):
     REQUEST_ID = auto()
     MODEL = auto()
     DEADLINE = auto()
+    RESIDENCY = auto()
 
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
@@ -68,6 +72,7 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     b"x-request-id": Rule.REQUEST_ID,
     b"x-spillway-model": Rule.MODEL,
     b"x-spillway-deadline": Rule.DEADLINE,
+    b"x-spillway-residency": Rule.RESIDENCY,
     # The client's own credentials stay here unless the cluster says `pass_client`.
     **dict.fromkeys(_API_KEYS, Rule.CREDENTIAL),
     # Where a request came from is told by the gateway, not by the client.
@@ -144,10 +149,12 @@ class RequestHead:
         "is_http_10",
         "is_json",
         "keeps_alive",
+        "key",
         "method",
         "model_header",
         "path",
         "request_id",
+        "residency",
         "target",
         "upgrade",
     )
@@ -168,6 +175,8 @@ class RequestHead:
         self.expects_continue = False
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
+        self.key: KeyUse | None = None  # whose key it shows: see client_keys.py
+        self.residency: bytes | None = None
         self.deadline: bytes | None = None  # as it came: see spans.py
         # Of a tunnel, by header: see websocket.py. `connection` is there when that says "upgrade".
         self.upgrade: dict[bytes, bytes] | None = None
@@ -305,6 +314,8 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.model_header = value
         elif rule is Rule.DEADLINE:
             head.deadline = value
+        elif rule is Rule.RESIDENCY:
+            head.residency = value
     if head.is_chunked and head.content_length is not None:
         raise malformed("Content-Length and Transfer-Encoding exclude each other.")
 

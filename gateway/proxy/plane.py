@@ -157,6 +157,17 @@ class DataPlane:
             self._is_empty.set()
 
     @property
+    def gateways(self) -> int:
+        """That share what is limited for the whole fleet, this one included, as last heard."""
+        return self.store.health().gateways
+
+    @property
+    def key_in_flight(self) -> dict[str, int]:
+        """Requests in flight here, by the name of their client key."""
+        keys = self.settings.keys
+        return {name: use.in_flight for name, use in keys.uses.items()} if keys is not None else {}
+
+    @property
     def connection_count(self) -> int:
         return len(self._connections)
 

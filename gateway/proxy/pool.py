@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,10 +11,13 @@ from types import MappingProxyType
 
 from gateway.config.fleet import BackendEndpoint, endpoints_of
 from gateway.config.schema import Config
+from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
 from gateway.ports import Clock
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.writes import WriteBatch
+
+log = logging.getLogger(__name__)
 
 MIN_SECRET_BYTES = 8
 
@@ -75,7 +79,7 @@ class UpstreamPool:
         make: Callable[[], UpstreamConnection] = lambda: UpstreamConnection(self, self._clock())  # noqa: E731
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
+                transport, connection = await asyncio.get_running_loop().create_connection(
                     make,
                     endpoint.host,
                     endpoint.port,
@@ -86,9 +90,20 @@ class UpstreamPool:
             raise ConnectFailed(Reason.CONNECT_TIMEOUT) from exc
         except OSError as exc:
             raise ConnectFailed(Reason.CONNECT_FAILED) from exc
+        self._check_address(transport)
         if not connection.is_usable():
             raise ConnectFailed(Reason.RESET)  # it spoke, or left, before it was asked anything
         return connection
+
+    def _check_address(self, transport: asyncio.Transport) -> None:
+        """A name may lead anywhere, and elsewhere tomorrow. Raises ConnectFailed before a byte is sent."""
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if address == self.endpoint.host:
+            return  # looked at when the configuration was read, or when it was discovered
+        if (reason := self.endpoint.why_not_at(address)) is not None:
+            transport.abort()
+            log.warning("%s: its name leads to %s, %s", self.endpoint.backend_id, address, reason)
+            raise ConnectFailed(Reason.CONNECT_FAILED)
 
     def give_back(self, connection: UpstreamConnection) -> None:
         now_s = self._clock()
@@ -129,11 +144,9 @@ def pools_of(
     Nothing is changed by it: a pool of `before` that is kept has yet to `follow` the configuration.
     Raises OSError for certificates that can't be loaded.
     """
-    # One for all that trust the same: making one takes tens of milliseconds.
+    # One for all that trust and show the same: making one takes tens of milliseconds.
     contexts = {
-        pool.endpoint.tls.ca_file: pool.ssl_context
-        for pool in before.values()
-        if pool.endpoint.tls is not None
+        pool.endpoint.tls.files: pool.ssl_context for pool in before.values() if pool.endpoint.tls is not None
     }
     pools: dict[str, UpstreamPool] = {}
     for backend_id, endpoint in endpoints_of(config).items():
@@ -143,8 +156,7 @@ def pools_of(
             continue
         context = None
         if endpoint.tls is not None:
-            ca_file = endpoint.tls.ca_file
-            context = contexts.get(ca_file) or ssl.create_default_context(cafile=ca_file)
-            contexts[ca_file] = context
+            context = contexts.get(endpoint.tls.files) or upstream_context(endpoint.tls)
+            contexts[endpoint.tls.files] = context
         pools[backend_id] = UpstreamPool(endpoint, context, config, clock, writes)
     return pools

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import httptools
 
 from gateway.proxy.chunks import ChunkedBody
+from gateway.proxy.client_keys import refuse_early
 from gateway.proxy.errors import Refusal, body_too_large, framing_too_large, malformed
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
-from gateway.proxy.paths import Endpoint, PathTable
+from gateway.proxy.paths import Endpoint
 from gateway.proxy.repeats import RepeatedHead
 from gateway.proxy.websocket import handshake_of
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.settings import PlaneSettings
 
 # Framing bytes (size lines, extensions, trailers) a chunked body may cost beyond honest tiny chunks.
 MAX_FRAMING_BYTES = 16 * 1024
@@ -58,7 +60,8 @@ class RequestReader:
         "_repeated",
         "_repeated_endpoint",
         "_repeated_head",
-        "_repeated_paths",
+        "_repeated_settings",
+        "_settings",
         "_url",
         "body_bytes",
         "is_begun",
@@ -73,7 +76,8 @@ class RequestReader:
         self._repeated = RepeatedHead()
         self._repeated_head: RequestHead | None = None
         self._repeated_endpoint: Endpoint | None = None
-        self._repeated_paths: PathTable | None = None  # a reload may have closed a path
+        # By which it was accepted: a reload may have closed a path, or taken a key away.
+        self._repeated_settings: PlaneSettings | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -83,6 +87,7 @@ class RequestReader:
         self._head: RequestHead | None = None
         self._endpoint: Endpoint | None = None
         self._refusal: Refusal | None = None
+        self._settings: PlaneSettings | None = None
         self._body: list[bytes | bytearray] = []
         self._folded = bytearray()
         self._raw_head = b""
@@ -100,7 +105,7 @@ class RequestReader:
         if not body_start or self.is_begun:
             return None
         settings = self._plane.settings
-        if settings.paths is not self._repeated_paths or len(data) - body_start > settings.max_body_bytes:
+        if settings is not self._repeated_settings or len(data) - body_start > settings.max_body_bytes:
             return None
         body = data[body_start:]
         self._plane.take_bytes(len(body))
@@ -205,11 +210,7 @@ class RequestReader:
         if head.has_body:
             self._connection.body_announced()
         try:
-            self._endpoint = self._plane.settings.paths.find(head.method, head.path)
-            if self._endpoint.is_tunnel:
-                handshake_of(head)
-            if head.content_length is not None and head.content_length > self._plane.settings.max_body_bytes:
-                raise body_too_large(self._plane.settings.max_body_bytes)
+            self._admit(head, self._plane.settings)
         except Refusal as refusal:
             refusal.closes = refusal.closes or head.has_body
             if refusal.closes:
@@ -219,6 +220,20 @@ class RequestReader:
         if head.expects_continue and head.has_body:
             self.owes_continue = True
             self._connection.send_continue()
+
+    def _admit(self, head: RequestHead, settings: PlaneSettings) -> None:
+        """Who asks comes first: to a stranger nothing is said of paths or limits. Raises Refusal."""
+        self._settings = settings
+        keys = settings.keys
+        if keys is not None:
+            keys.authenticate(head)
+        self._endpoint = settings.paths.find(head.method, head.path)
+        if self._endpoint.is_tunnel:
+            handshake_of(head)
+        if head.content_length is not None and head.content_length > settings.max_body_bytes:
+            raise body_too_large(settings.max_body_bytes)
+        if keys is not None and head.has_body:
+            refuse_early(head, self._plane.clock(), self._plane.gateways)
 
     def on_body(self, chunk: bytes) -> None:
         size = len(chunk)
@@ -248,7 +263,7 @@ class RequestReader:
             self._repeated.learn(self._raw_head)
             self._repeated_head = head
             self._repeated_endpoint = self._endpoint
-            self._repeated_paths = self._plane.settings.paths
+            self._repeated_settings = self._settings
         if self._folded:
             self._fold()
             self._body = [self._folded]

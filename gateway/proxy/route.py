@@ -75,7 +75,7 @@ class Route(Journey):
 
     def note_passed_over(self, taken: Candidate | None) -> None:
         """At the moment of the first attempt, or when nobody may try: later nobody could tell why."""
-        self._record.passed_over = self._view.passed_over(self.facts.model, taken)
+        self._record.passed_over = self._view.passed_over(self.facts, taken)
 
     # --- slots ---------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from gateway.config.schema import DownstreamTlsConfig
+from gateway.config.tls_contexts import downstream_context
 
 
 class ServerTls:
@@ -12,14 +13,14 @@ class ServerTls:
 
     def __init__(self, tls: DownstreamTlsConfig) -> None:
         self._tls = tls
-        self._newest = self.context = _context(tls)
+        self._newest = self.context = downstream_context(tls)
         # Asked in each handshake, with a name or without: so the change is one assignment, and a context
         # that clients shake hands with is never half loaded.
         self.context.sni_callback = self._choose
 
     def prepared(self, tls: DownstreamTlsConfig) -> ssl.SSLContext:
         """For `renew`, which can't fail then. Raises OSError for files that can't be loaded."""
-        return self._newest if tls == self._tls else _context(tls)
+        return self._newest if tls == self._tls else downstream_context(tls)
 
     def renew(self, tls: DownstreamTlsConfig, prepared: ssl.SSLContext) -> None:
         self._tls, self._newest = tls, prepared
@@ -27,10 +28,3 @@ class ServerTls:
     def _choose(self, shaking: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         if context is not self._newest:
             shaking.context = self._newest
-
-
-def _context(tls: DownstreamTlsConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.config.fleet import hold_of, set_budget
+from gateway.config.fleet import hold_of, key_owners_of, key_rules_of, set_budget
 from gateway.config.schema import Config, HedgeConfig, RetryConfig, TimeoutsConfig
+from gateway.core.admission import KeyUse
 from gateway.core.holding import HoldRules
 from gateway.core.retries import ExtraAttempts
+from gateway.proxy.client_keys import ClientKeys
 from gateway.proxy.paths import PathTable
 
 
@@ -29,6 +31,7 @@ class PlaneSettings:
     max_connections: int
     max_connections_per_client: int | None
     exposes_routing: bool
+    keys: ClientKeys | None = None  # None: no key is asked for
 
     def set_budget(self, extra: ExtraAttempts) -> None:
         """The one budget of a gateway's second attempts, whatever the route; what is spent stays spent."""
@@ -51,4 +54,17 @@ def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSet
         max_connections=config.max_connections,
         max_connections_per_client=config.max_connections_per_client,
         exposes_routing=config.expose_routing,
+        keys=_keys_of(config, before.keys if before is not None else None),
     )
+
+
+def _keys_of(config: Config, before: ClientKeys | None) -> ClientKeys | None:
+    """What runs for an owner who has left is counted on, should he come back meanwhile."""
+    if not config.keys:
+        return None
+    known = before.uses if before is not None else {}
+    uses = {name: use for name, use in known.items() if use.in_flight}
+    for rules in key_rules_of(config):
+        uses[rules.name] = use = known.get(rules.name) or KeyUse(rules)
+        use.rules = rules
+    return ClientKeys(key_owners_of(config), uses)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from gateway.core.constraints import Residency
 from gateway.core.fleet import FleetView
 from gateway.core.holding import Holding, Waiter, best_tier, waitable
 from gateway.core.model import Candidate, Plan, RequestFacts, Shed
@@ -95,10 +96,10 @@ class WaitingRoom:
             return
         self._seen_version = self._view.version
         now_s = self._clock()
-        known: dict[tuple[str | None, bool], frozenset[tuple[str, int]]] = {}
+        known: dict[tuple[str | None, Residency, bool], frozenset[tuple[str, int]]] = {}
         for waiter in self.holding.everybody():
             assert isinstance(waiter, LiveWaiter)
-            key = (waiter.facts.model, waiter.is_wide)
+            key = (waiter.facts.model, waiter.facts.residency, waiter.is_wide)
             if key not in known:
                 known[key] = self._places_now(waiter, now_s)
             if _places(waiter.candidates) != known[key]:

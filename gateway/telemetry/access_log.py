@@ -105,6 +105,8 @@ class AccessLog:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
+        if record.key is not None:
+            fields["key"] = record.key
         if record.passed_over:
             fields["passed_over"] = record.passed_over
         if record.retries:

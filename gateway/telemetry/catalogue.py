@@ -95,6 +95,16 @@ HEDGES = MetricSpec(
     "Second attempts beside a first one, by the cluster they went to. `outcome` is won (its good answer went "
     "to the client), failed (before it had one), or lost (anything else came first).",
 )
+KEY_REQUESTS = MetricSpec(
+    "key_requests_total",
+    "counter",
+    ("key", "outcome", "error_code"),
+    "Requests finished, by the name of the client key that was shown; only with `keys`. `error_code` is that "
+    "of an answer of the gateway's own, such as `rate_limited`, and empty for a backend's.",
+)
+KEY_IN_FLIGHT = MetricSpec(
+    "key_in_flight", "gauge", ("key",), "Requests in flight of a client key's owner; only with `keys`."
+)
 BREAKER_STATE = MetricSpec(
     "breaker_state",
     "gauge",
@@ -327,6 +337,8 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     RETRIES,
     RETRIES_DENIED,
     HEDGES,
+    KEY_REQUESTS,
+    KEY_IN_FLIGHT,
     BREAKER_STATE,
     BREAKER_OPENED,
     IN_FLIGHT,

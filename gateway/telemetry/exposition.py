@@ -39,6 +39,7 @@ class GaugeSources:
     refused_connections: Callable[[], Mapping[str, int]] = dict
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
+    key_in_flight: Callable[[], Mapping[str, int]] = dict
     waiting: Callable[[], int] = _zero
     spans_dropped: Callable[[], int] = _zero
     config_status: Callable[[], ConfigStatus] = ConfigStatus
@@ -72,6 +73,8 @@ class Exposition(Collector):
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
         yield gauge(catalogue.TUNNELS, {(): self._sources.tunnels()})
+        in_flight: dict[tuple[str, ...], int] = {(n,): c for n, c in self._sources.key_in_flight().items()}
+        yield gauge(catalogue.KEY_IN_FLIGHT, in_flight)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
@@ -88,6 +91,7 @@ class Exposition(Collector):
         yield counter(catalogue.RETRIES, metrics.retries)
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)
+        yield counter(catalogue.KEY_REQUESTS, metrics.keys)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
         refused = self._sources.refused_connections()
         yield counter(catalogue.REFUSED_CONNECTIONS, {(reason,): count for reason, count in refused.items()})

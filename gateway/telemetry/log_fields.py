@@ -43,7 +43,7 @@ FIELDS: tuple[LogField, ...] = (
         "path",
         str,
         "",
-        "empty for an unknown path and an unreadable head",
+        "empty for an unknown path, an unreadable head, and without a good key where one is needed",
         "The endpoint, never the query; `/v1/images/*` and the like for families of paths.",
     ),
     LogField(
@@ -160,6 +160,14 @@ FIELDS: tuple[LogField, ...] = (
         "bytes",
         NEVER,
         "Of the answer's body, without the framing of chunks; of a tunnel all that the backend sent.",
+    ),
+    LogField(
+        "key",
+        str,
+        "",
+        "absent without `keys`, and when no good one was shown",
+        "The name of the [client key](how-to/give-out-client-keys.md) that was shown.",
+        is_optional=True,
     ),
     LogField(
         "passed_over",

@@ -7,6 +7,7 @@ strings after the first request of a kind; exposition.py does that when somebody
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ OTHER = "other"
 SWITCHED = 101
 
 _Key = tuple[str, str, str, Outcome | None, int]
+# A client key's name, and how a request with it ended.
+_KeyUse = tuple[str, Outcome | None, str | None]
 
 
 class SeenTrace(NamedTuple):
@@ -98,6 +101,7 @@ class Metrics:
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
+        self._keys: dict[_KeyUse, int] = {}
         self.holds: dict[tuple[str, ...], Histogram] = {}
         self.openings: dict[tuple[str, ...], int] = {}
         self.exchanges: dict[tuple[str, ...], Histogram] = {
@@ -128,12 +132,29 @@ class Metrics:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
         if record.error_code is not None:
             self._record_error(record.error_code, record.refused)
+        if record.key is not None:
+            use = (record.key, record.outcome, record.error_code)
+            if use in self._keys:
+                self._keys[use] += 1
+            else:
+                if len(self._keys) >= MAX_SERIES:
+                    use = (OTHER, None, None)
+                self._keys[use] = self._keys.get(use, 0) + 1
         if record.held is not None:
             self._record_hold(record.held)
         if record.retries or record.hedge is not None or record.denied_retry is not None:
             self._record_attempts(record)
         if record.trace is not None and record.trace.is_sampled:
             self._show_trace(timings, record.trace.hex_id, record)
+
+    @property
+    def keys(self) -> dict[tuple[str, ...], int]:
+        """Requests by client key, outcome and error code."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for (key, outcome, error_code), count in tuple(self._keys.items()):
+            verdict = outcome.verdict.value if outcome is not None else "none"
+            counts[key, verdict, error_code or ""] += count
+        return dict(counts)
 
     def _show_trace(self, timings: Timings, trace_id: str, record: RequestRecord) -> None:
         at_s = self._wall_clock()

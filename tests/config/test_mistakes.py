@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import trustme
 
 from gateway.config import ConfigError, parse
 
@@ -14,7 +15,7 @@ WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
     "known here: access_log, admin, allow_backends_in, breaker, cluster_policy, clusters, drain_delay, "
-    "drain_timeout, expose_routing, hedge, hold, listen, max_body, max_buffered, max_connections, "
+    "drain_timeout, expose_routing, hedge, hold, keys, listen, max_body, max_buffered, max_connections, "
     "max_connections_per_client, paths, pool, retry, state, tiers, timeouts, tls, tracing, watch, "
     "websocket_paths, workers"
 )
@@ -148,6 +149,84 @@ def with_backend(backend: str) -> str:
 )
 def test_a_mistake_at_the_top(line: str, expected: str, tmp_path: Path) -> None:
     assert mistakes(at_top(line), tmp_path) == [f"g.yaml:1: {expected}"]
+
+
+DIGEST = "ab" * 32
+HASH = "run: printf %s KEY | sha256sum"
+NOT_A_DIGEST = "must be the SHA-256 of the key, 64 hexadecimal digits"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("[]", ": must have at least 1 entry"),
+        (f"[{{sha256: {DIGEST}}}]", "[0].name: is required"),
+        ("[{name: a}]", "[0].sha256: is required; or sha256_file"),
+        ("[{name: a, sha256: sk-my-own-key}]", f"[0].sha256: {NOT_A_DIGEST}; {HASH}"),
+        ("[{name: a, sha256: '${KEY}'}]", f"[0].sha256: {NOT_A_DIGEST}; {HASH}"),
+        (
+            "[{name: a, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]",
+            f"[0].sha256: is the SHA-256 of nothing; {HASH}",
+        ),
+        ("[{name: a, sha256_file: plain}]", f"[0].sha256_file: file 'plain' {NOT_A_DIGEST}; {HASH}"),
+        ("[{name: a, sha256_file: void}]", f"[0].sha256_file: file 'void' {NOT_A_DIGEST}; {HASH}"),
+        (
+            f"[{{name: a, sha256: {DIGEST}, sha256_file: good}}]",
+            "[0].sha256: must not stand beside sha256_file; keep one of them",
+        ),
+        (
+            f"[{{name: a, sha256: {DIGEST}}}, {{name: b, sha256_file: good}}]",
+            "[1].sha256_file: is listed twice: it is a key of a already",
+        ),
+        (
+            f"[{{name: a, sha256: {DIGEST}, rate: 5/s}}, {{name: a, sha256: {'cd' * 32}}}]",
+            "[1].rate: must be the same for all keys of a",
+        ),
+        (
+            f"[{{name: a, sha256: {DIGEST}, rate: 50}}]",
+            "[0].rate: must be a rate, not '50'; did you mean '50/s'?",
+        ),
+        (f"[{{name: a, sha256: {DIGEST}, rate: 5/d}}]", "[0].rate: has an unknown unit 'd'; use s, m or h"),
+        (
+            f"[{{name: a, sha256: {DIGEST}, rate: 0/s}}]",
+            "[0].rate: must be at least 1 request; remove the key to take all its access away",
+        ),
+        (
+            f"[{{name: a, sha256: {DIGEST}, max_in_flight: 0}}]",
+            "[0].max_in_flight: must be at least 1, not 0",
+        ),
+        (
+            f"[{{name: a, sha256: {DIGEST}, residency: [eu]}}]",
+            "[0].residency: no cluster has the residency eu",
+        ),
+        (f"[{{name: a, sha256: {DIGEST}, models: []}}]", "[0].models: must have at least 1 entry"),
+        (f"[{{name: a, sha256: {DIGEST}, models: [x, x]}}]", "[0].models[1]: is listed twice; remove one"),
+        (
+            f"[{{name: a, sha256: {DIGEST}, priority: batch}}]",
+            "[0].priority: unknown key; known here: max_in_flight, models, name, rate, residency, sha256, "
+            "sha256_file",
+        ),
+    ],
+)
+def test_a_mistake_in_a_client_key_that_no_message_shows(keys: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("sk-my-own-key\n")
+    (tmp_path / "void").write_text("\n")
+    (tmp_path / "good").write_text(f"{DIGEST}  -\n")
+    text = f"keys: {keys}\n{GOOD_CLUSTERS}"
+    assert mistakes(text, tmp_path, KEY="sk-my-own-key") == [f"g.yaml:1: keys{expected}"]
+
+
+def test_mistakes_in_certificates(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("nothing")
+    tls = in_cluster("tls: {cert_file: x.pem}").replace("http:", "https:")
+    assert mistakes(tls, tmp_path) == ["g.yaml:4: clusters[0].tls.key_file: is required beside cert_file"]
+    tls = in_cluster("tls: {cert_file: x.pem, key_file: x.pem}").replace("http:", "https:")
+    (found,) = mistakes(tls, tmp_path)
+    assert found.startswith("g.yaml:4: clusters[0].tls.cert_file: is no certificate with the key of key_file")
+    issued = trustme.CA().issue_cert("a")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "good.pem"))
+    text = at_top("tls: {cert_file: good.pem, key_file: good.pem, client_ca_file: x.pem}")
+    assert mistakes(text, tmp_path) == ["g.yaml:1: tls.client_ca_file: holds no PEM certificates"]
 
 
 def test_a_hedge_is_a_second_attempt() -> None:

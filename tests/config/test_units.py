@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.problems import BadValue
-from gateway.config.units import format_duration, format_size, parse_duration, parse_size
+from gateway.config.units import (
+    format_duration,
+    format_rate,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
+from gateway.core.admission import Rate
 
 
 @pytest.mark.parametrize(
@@ -117,3 +125,20 @@ def test_no_duration(text: str) -> None:
 def test_no_size(text: str) -> None:
     with pytest.raises(BadValue):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("50/s", Rate(50, 1.0)), ("600 / m", Rate(600, 60.0)), ("10000/h", Rate(10_000, 3600.0))],
+)
+def test_rates(text: str, rate: Rate) -> None:
+    assert parse_rate(text) == rate
+    assert parse_rate(format_rate(rate)) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "50", "/s", "50/", "-1/s", "1.5/s", "0/s", "1e3/s", "5/S", "5/ms", "5/d"]
+)
+def test_no_rate(text: str) -> None:
+    with pytest.raises(BadValue):
+        parse_rate(text)

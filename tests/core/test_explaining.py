@@ -159,7 +159,7 @@ def over(fleet: Fleet, taken_id: str | None, model: str | None = None) -> str:
     found = plan_route(RequestFacts(model, 0), fleet.view, 0.0)
     candidates = found.candidates if isinstance(found, Plan) else ()
     taken = next((c for c in candidates if c.backend.id == taken_id), None)
-    return fleet.view.passed_over(model, taken)
+    return fleet.view.passed_over(RequestFacts(model, 0), taken)
 
 
 def test_the_tiers_above_say_why_they_did_not_serve() -> None:
@@ -189,7 +189,10 @@ def test_a_cluster_that_is_down_is_passed_over_until_all_others_are_full() -> No
     drops(fleet, "b", 5)
     assert over(fleet, "d") == "primary: 2 ejected, 1 down"
     assert over(fleet, None) == "primary: 2 ejected, 1 full; backup: 1 full"
-    assert passed_over(fleet.view, None, plan(fleet).candidates[0]) == "primary: 2 ejected, 1 down"
+    assert (
+        passed_over(fleet.view, RequestFacts(None, 0), plan(fleet).candidates[0])
+        == "primary: 2 ejected, 1 down"
+    )
 
 
 def test_a_probe_below_a_cluster_that_is_down_found_it_down_not_full() -> None:
@@ -199,7 +202,7 @@ def test_a_probe_below_a_cluster_that_is_down_found_it_down_not_full() -> None:
     tell(fleet, Ticked(), at_s=1.5)
     probe = next(c for c in plan(fleet, at_s=1.5).candidates if c.backend.id == "d")
     assert probe.is_probe and fleet.view.clusters["backup"].is_down
-    assert fleet.view.passed_over(None, probe) == "primary: 2 ejected, 1 down"
+    assert fleet.view.passed_over(RequestFacts(None, 0), probe) == "primary: 2 ejected, 1 down"
 
 
 def test_a_cluster_without_backends_is_named_too() -> None:
@@ -216,5 +219,5 @@ def test_remembering_is_forgotten_with_time_and_bounded() -> None:
     tell(fleet, configured(cluster_of("x", ("a", 1), ("b", 1))))
     assert over(fleet, None) == "primary: 2 full"
     for number in range(3000):
-        fleet.view.passed_over(f"m{number}", None)
+        fleet.view.passed_over(RequestFacts(f"m{number}", 0), None)
     assert len(fleet.view._passed_over) <= 1024

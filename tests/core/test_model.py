@@ -49,6 +49,7 @@ def test_the_words_that_people_see_stay_as_they_are():
         "queue_timeout",
         "no_backend",
         "model_not_found",
+        "residency_unavailable",
     }
 
 

@@ -157,6 +157,9 @@ CHANGES: dict[str, Any] = {
     "access_log": {"config": {"access_log": "/tmp/access.log"}},
     "tracing": {"config": {"tracing": {"endpoint": "http://collector:4318/v1/traces"}}},
     "tls": {"tls": {"secretName": "certificate"}},
+    "tls.client_ca_file": {
+        "config": {"tls": {"cert_file": "c.pem", "key_file": "k.pem", "client_ca_file": "ca.pem"}}
+    },
 }
 
 
@@ -164,6 +167,14 @@ CHANGES: dict[str, Any] = {
 def test_a_change_that_a_running_gateway_refuses_replaces_the_pods(render: Any, setting: str) -> None:
     before, after = render(values()), render(values(**CHANGES[setting]))
     assert restart_mark(before) != restart_mark(after)
+
+
+def test_client_keys_that_end_as_a_whole_replace_the_pods(render: Any) -> None:
+    def mark(*names: str) -> str:
+        keys = [{"name": name, "sha256": "0" * 64} for name in names]
+        return restart_mark(render(values(config={"keys": keys} if keys else {})))
+
+    assert mark() != mark("team-a") == mark("team-a", "team-b")
 
 
 def restart_mark(release: Release) -> str:

@@ -72,6 +72,8 @@
 {{- $fixed := pick $config "listen" "workers" "state" "access_log" "tracing" -}}
 {{- $_ := set $fixed "admin" (pick $config.admin "listen") -}}
 {{- $_ := set $fixed "tls" (not (empty $config.tls)) -}}
+{{- $_ := set $fixed "clientCertificates" (not (empty (dig "client_ca_file" "" (default dict $config.tls)))) -}}
+{{- $_ := set $fixed "keys" (not (empty $config.keys)) -}}
 {{- toYaml $fixed -}}
 {{- end }}
 
