@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -11,6 +13,9 @@ from gateway.proxy.errors import Refusal, invalid
 # An upload has a file and a handful of fields; what has more is no upload.
 MAX_PARTS = 64
 MAX_PART_HEADER_BYTES = 8190
+
+# The parser warns of every mistake in a body: a client must not write into the gateway's log at will.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class _ModelFinder:
