@@ -113,7 +113,7 @@ class Forwarded(NamedTuple):
 
 
 class _Backend:
-    """Reads with h11, which must find one whole request after the other, and answers by the world's scripts."""
+    """Reads with h11, which must find one whole request after the other; answers by the world's scripts."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -243,5 +243,7 @@ class World:
         assert plane.connection_count == 0
         assert all(backend.in_flight == 0 for backend in view.backends.values()), "a slot has leaked"
         assert not any(map(self._gateway._store.leases_held, view.backends)), "a lease has leaked"
-        busy = [task for task in asyncio.all_tasks(self.loop) if "Attempt" in repr(cast(Any, task).get_coro())]
+        busy = [
+            task for task in asyncio.all_tasks(self.loop) if "Attempt" in repr(cast(Any, task).get_coro())
+        ]
         assert not busy, busy

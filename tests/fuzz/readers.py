@@ -1,7 +1,7 @@
 """Other people's HTTP/1.1 parsers, each made to say in the same words what it reads in some bytes.
 
 None of them is the gateway's: where all say the same of what the gateway writes, no two hops can be made
-to disagree about it. 
+to disagree about it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fuzzes one target or all: `scripts/fuzz`. What is found is written to a file, to be added to the corpus.
 
-With atheris (extra `fuzz`) libFuzzer looks for inputs that reach new code; without it, mutations of the corpus.
+With atheris (extra `fuzz`) libFuzzer looks for inputs that reach new code; without it the corpus is mutated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from secrets import randbits
 
-from tests.fuzz.targets import CORPUS, NAMES
+from tests.fuzz.targets import CORPUS, NAMES, TOKENS
 from tests.fuzz.trying import Found, fuzz
 
 
@@ -57,6 +57,7 @@ def by_atheris(name: str, seconds: float, seed: int, keep: Path) -> int:
         command = [
             *(sys.executable, "-m", "tests.fuzz.by_coverage", name, grown, str(CORPUS / name)),
             *(f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-artifact_prefix={keep}/spillway-{name}-"),
+            f"-dict={TOKENS / name}.dict",
             # Seconds for one input, which may run under a slow instrument on a busy machine.
             *("-timeout=5", "-rss_limit_mb=1024", "-max_len=16384", "-print_final_stats=1"),
         ]

@@ -29,6 +29,7 @@ from tests.fuzz.readers import Request, Response, read_request, read_response
 
 Target = Callable[[bytes], None]
 CORPUS = Path(__file__).parent / "corpus"
+TOKENS = CORPUS.parent / "tokens"
 NAMES = ("downstream", "upstream", "model", "config")
 # Every request has its own, wherever it is cut.
 _ITS_OWN = (b"x-request-id", b"x-spillway-overhead-ms")
@@ -49,7 +50,7 @@ def open_target(name: str) -> Iterator[Target]:
 
 def pieces(data: bytes) -> list[bytes]:
     """The input cut somewhere: always in the same places."""
-    random = Random(crc32(data))  # noqa: S311 - nothing secret
+    random = Random(crc32(data))
     cuts = sorted(random.sample(range(len(data) + 1), min(len(data), random.choice((1, 2, 5, 20)))))
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 

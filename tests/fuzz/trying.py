@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import tracemalloc
 from collections.abc import Iterator
 from random import Random
 from time import monotonic, thread_time
 
-from tests.fuzz.targets import CORPUS, Target, open_target
+from tests.fuzz.targets import CORPUS, TOKENS, Target, open_target
 
 # Of processor time: a busy machine is not a hang. Every wait inside a target ends by count, not by the clock.
 MAX_CPU_S = 1.0
@@ -17,44 +18,14 @@ MAX_AMPLIFICATION = {
     "downstream": 100,
     "upstream": 100,
     "model": 100,
-    # PyYAML makes a node and two marks of each value: some 700 bytes for the two of "1,". A configuration comes
-    # from the operator and is at most 1 MiB (config/document.py).
+    # PyYAML makes a node and two marks of each value: some 700 bytes for the two of "1,". A configuration
+    # comes from the operator and is at most 1 MiB (config/document.py).
     "config": 600,
 }
 FREE_BYTES = 512 * 1024
 # Counting memory makes a target several times slower.
 MEASURED_EACH = 50
 MAX_INPUT_BYTES = 16 * 1024
-
-_TOKENS = {
-    "downstream": (
-        *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b",", b"\0", b"\x80", b"\xff", b"\x7f", b"_"),
-        *(b"Content-Length: 13\r\n", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"chunked"),
-        *(b"Connection: close\r\n", b"Connection: host\r\n", b"Connection: content-length\r\n", b"Upgrade: h2c\r\n"),
-        *(b"Expect: 100-continue\r\n", b"x-spillway-model: m\r\n", b"Connection: upgrade\r\n", b"Host: a\r\n"),
-        *(b"0\r\n\r\n", b"d\r\n", b";a=b", b"POST /v1/completions HTTP/1.1\r\n", b"GET /v1/models HTTP/1.1\r\n"),
-        *(b"HTTP/1.0", b"HTTP/1.1", b"..", b"%2e", b"%00", b"//", b"?", b"#", b'{"model":"m"}', b"multipart/form-data"),
-    ),
-    "upstream": (
-        *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b",", b"\0", b"\x01", b"\x80", b"\x85", b"\xff"),
-        *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No\r\n", b"HTTP/1.1 304 N\r\n"),
-        *(b"HTTP/1.1 101 S\r\n", b"HTTP/1.0 200 OK\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n"),
-        *(b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: x-a\r\n", b"0\r\n\r\n"),
-        *(b"5\r\nhello\r\n", b";a=b", b"Content-Type: text/event-stream\r\n", b"data: [DONE]\n\n", b"Upgrade: a\r\n"),
-    ),
-    "model": (
-        *(b'"model"', b'"stream"', b'"m"', b":", b",", b"{", b"}", b"[", b"]", b'"', b"\\", b"\\u006d", b"\\ud800"),
-        *(b"true", b"null", b"1e999", b"-0", b"NaN", b"\xff", b"\xef\xbb\xbf", b"\0", b" ", b"\r\n", b"--", b"--b--"),
-        *(b'Content-Disposition: form-data; name="model"\r\n\r\n', b"multipart/form-data; boundary=b\n", b"\r\n--b\r\n"),
-        *(b"application/json\n", b"; filename*=utf-8''a", b"charset=utf-8", b"name*=utf-8''model"),
-    ),
-    "config": (
-        *(b"clusters", b"backends", b"limit", b"name", b"tier", b": ", b"\n", b"\n  ", b"\n- ", b"{", b"}", b"[", b"]"),
-        *(b", ", b"? ", b"&a ", b"*a", b"<<: ", b"!x ", b"!!int ", b"| ", b"> ", b"\t", b"'", b'"', b"#", b"---\n"),
-        *(b"http://a:1", b"http://[::1]:1", b"8", b"1s", b"${A}", b"${B:-", b"~", b"\\u0000", b"\xff", b"%YAML 1.1\n"),
-        *(b"250ms", b"32MiB", b"off", b"1e999", b"0x1F", b"-1", b"models", b"auth", b"discovery", b"timeouts"),
-    ),
-}  # fmt: skip
 
 
 class Found(Exception):
@@ -70,9 +41,15 @@ def corpus(name: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
 
 
+def tokens_of(name: str) -> tuple[bytes, ...]:
+    """What a file of libFuzzer's form lists."""
+    lines = (TOKENS / f"{name}.dict").read_text().splitlines()
+    return tuple(ast.literal_eval(f"b{line}") for line in lines if line.startswith('"'))
+
+
 def mutations(name: str, seeds: list[bytes], random: Random) -> Iterator[bytes]:
     """Without end."""
-    tokens = _TOKENS[name]
+    tokens = tokens_of(name)
     while True:
         data = random.choice(seeds)
         for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
