@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 
 _LARGE = 64 * 1024
+_UNLIMITED = 2**24  # aiohttp would pause at its limit, and wait for somebody to read
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -104,7 +105,12 @@ def request_by_httptools(raw: bytes) -> Request:
 
 def request_by_aiohttp(raw: bytes, loop: asyncio.AbstractEventLoop) -> Request:
     parser = HttpRequestParser(
-        BaseProtocol(loop), loop, _LARGE, max_line_size=_LARGE, max_field_size=_LARGE, auto_decompress=False
+        BaseProtocol(loop),
+        loop,
+        _UNLIMITED,
+        max_line_size=_LARGE,
+        max_field_size=_LARGE,
+        auto_decompress=False,
     )
     head, body = _one_of_aiohttp(parser, raw, ends=False)
     return Request(head.method.encode(), head.path.encode(), _headers(head.raw_headers), body)
@@ -159,7 +165,7 @@ def response_by_aiohttp(raw: bytes, loop: asyncio.AbstractEventLoop) -> Response
     parser = HttpResponseParser(
         BaseProtocol(loop),
         loop,
-        _LARGE,
+        _UNLIMITED,
         max_line_size=_LARGE,
         max_field_size=_LARGE,
         auto_decompress=False,

@@ -28,8 +28,9 @@ _TOKEN = st.text("!#$%&'*+-.^`|~aZ09_", min_size=1, max_size=8).map(str.encode)
 _VALUE = st.text("".join(map(chr, range(32, 127))) + "\t", max_size=20).map(str.encode)
 _ODD_VALUE = st.binary(max_size=8)
 _NAMES = (
-    b"X-A x-a Accept Range Authorization Cookie X_A X-Forwarded-For Via Date Content-Type Connection"
-    b" Keep-Alive TE Trailer Upgrade Expect X-Request-Id Content-Encoding Server Set-Cookie Retry-After Location"
+    b"X-A x-a Accept Range Authorization Cookie X_A X-Forwarded-For Via Date Content-"
+    b" Type Connection Keep-Alive TE Trailer Upgrade Expect X-Request-Id Content-"
+    b" Encoding Server Set-Cookie Retry-After Location"
 )
 _KNOWN = st.sampled_from(_NAMES.split())
 _LINE = st.tuples(

@@ -11,8 +11,8 @@ from gateway.proxy.errors import Refusal
 from gateway.proxy.multipart import model_span
 from tests.fuzz.fake_network import World
 from tests.fuzz.run import by_atheris
-from tests.fuzz.targets import CORPUS, NAMES
-from tests.fuzz.trying import Found, Trial, corpus, fuzz, replay
+from tests.fuzz.targets import CORPUS, NAMES, open_target
+from tests.fuzz.trying import MAX_AMPLIFICATION, Found, Trial, corpus, fuzz, replay
 
 # A second or two each on an idle machine. The seed stays, so that a failure is the change's own.
 INPUTS = {"downstream": 1500, "upstream": 400, "model": 10_000, "config": 100}
@@ -55,6 +55,37 @@ def test_a_broken_promise_is_found() -> None:
         trial(b"abc")
     with pytest.raises(Found, match="bytes of memory for 1"):
         trial(b"a", is_measured=True)
+
+
+_POST = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_OK = b"HTTP/1.1 200 OK\r\n"
+_HEADERS = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 550) for number in range(80))  # http.client takes 100
+# What makes most objects of fewest bytes, each as large as it may be here.
+_JSON = b'application/json\n{"model":"m","\\u0061":'
+_UPLOAD = b"multipart/form-data; boundary=b\n"
+COSTLY = {
+    "tiny chunks": ("downstream", _POST + _CHUNKED + b"2\r\n  \r\n" * 9000 + b"2\r\n{}\r\n0\r\n\r\n"),
+    "headers": ("downstream", _POST + _HEADERS + b'Content-Length: 13\r\n\r\n{"model":"m"}'),
+    "pipelined": ("downstream", b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n" * 1500),
+    "an answer of tiny chunks": ("upstream", _OK + _CHUNKED + b"2\r\nab\r\n" * 9000 + b"0\r\n\r\n"),
+    "an answer of headers": ("upstream", _OK + _HEADERS + b"Content-Length: 2\r\n\r\nok"),
+    "lists": ("model", _JSON + b"[" + b"[]," * 20_000 + b"0]}"),
+    "keys": ("model", _JSON + b"0" + b',"":0' * 12_000 + b"}"),
+    "wide characters": ("model", _JSON + b'"' + "\U0001f600".encode() * 15_000 + b'"}'),
+    "parts": ("model", _UPLOAD + b"--b\r\nA: b\r\n\r\n\r\n" * 4000 + b"--b--\r\n"),
+}
+
+
+@pytest.mark.parametrize("case", COSTLY)
+def test_costly_inputs_cost_little(case: str) -> None:
+    name, data = COSTLY[case]
+    assert len(data) > 40_000
+    with open_target(name) as target:
+        trial = Trial(name, target)
+        trial(data)
+        trial(data, is_measured=True)
+    assert trial.most_amplification < MAX_AMPLIFICATION[name]
 
 
 @pytest.fixture
