@@ -404,6 +404,8 @@ class BadResponse(Exception):
 
 
 _MAX_REASON_BYTES = 256
+# llhttp lets them through; some clients read a status line with them as none at all (RFC 9112 4).
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def read_response_head(
@@ -412,6 +414,8 @@ def read_response_head(
     """Checks a backend's head. Raises BadResponse."""
     if not lowest_status <= status <= 599 or version not in ("1.1", "1.0") or not _REASON.fullmatch(reason):
         raise BadResponse(f"status line {version} {status}")
+    if reason != b"OK" and _CONTROL.search(reason):
+        raise BadResponse("a control character in the reason phrase")
     if len(headers) > MAX_HEADERS:
         raise BadResponse(f"more than {MAX_HEADERS} headers")
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
