@@ -8,6 +8,9 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 
 
+TICKS_PER_S = 2**30  # finer than the clock resolution that loops allow for
+
+
 class _JumpingSelector(selectors.DefaultSelector):
     """Waits for nothing: the time that a wait would have taken has passed."""
 
@@ -20,8 +23,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             return super().select(None)
         ready = super().select(min(timeout, self._quiet_s))
-        if not ready or not self._quiet_s:
+        if not self._quiet_s:
             self.now_s += timeout
+        elif not ready:
+            self.now_s = round((self.now_s + timeout) * TICKS_PER_S) / TICKS_PER_S
         return ready
 
 
@@ -29,7 +34,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` is virtual seconds, from zero.
 
     With `quiet_s`, for sockets whose both ends are in this loop: time jumps only when nothing has come over
-    any of them for so long (real seconds), so what they carry takes no time at all.
+    any of them for so long (real seconds), so what they carry takes no time at all. Time is then a multiple of
+    2**-30 s, so that differences of times that are such multiples have no rounding errors.
     """
 
     def __init__(self, quiet_s: float = 0.0) -> None:

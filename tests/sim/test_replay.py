@@ -28,7 +28,8 @@ NOBODY_WAITS = "hold: {{max_wait: 0s}}\n"
 
 
 def trace(count: int, rate_per_s: float):
-    return [a._replace(model="m") for a in bursts(count, rate_per_s, seed=5, output_tokens=9)]
+    """At multiples of 2**-20 s."""
+    return [a._replace(at_s=round(a.at_s * 2**20) / 2**20, model="m") for a in bursts(count, rate_per_s, seed=5, output_tokens=9)]
 
 
 async def trouble(gateway, engines) -> None:
@@ -98,6 +99,10 @@ def test_the_same_arrivals_live_and_simulated_go_the_same_ways(hold, tmp_path, m
     simulated = [decision_of_row(row) for row in ledger.rows]
     live = [decision_of_record(record) for record in run.records]
     assert simulated == live
+    # And they went all the ways there are.
+    ways = {decision if isinstance(decision, str) else decision[1] for decision in live}
+    assert ways >= {"primary", "backup", "spot", "no_capacity"}
+    assert sum(record.held is not None for record in run.records) == sum(row.held_s > 0 for row in ledger.rows)
 
 
 def decision_of_row(row):
