@@ -1,12 +1,12 @@
-"""The same minute live and simulated: mock engines and `spillway serve` at real sockets, and `spillway simulate`.
+"""The same minute of a trace live and simulated: spills and times to the first token, side by side.
 
-usage: scripts/bench live_vs_simulated --trace FILE.csv.gz [--from 0] [--seconds 60] [--load 1.2] [--out FOLDER]
+usage: scripts/bench live_vs_simulated --trace FILE.csv.gz [--from 0] [--seconds 60] [--load 1.2] [--out DIR]
 
-Live: one mock engine for each tier, a gateway, and the window's arrivals sent when they are due, whatever
-is not yet answered (open loop). Simulated: the same arrivals, the same configuration, and the same engine: the
-first token after --ttft ms, each further one after --tpot ms. The primary has --load x mean concurrency slots,
-rounded up; the backup enough for all. Once with `hold` at its default and once without. Exits with 1 when a
-verdict is missed: spill share within 1 point, p50 and p99 of TTFT within 15 %.
+Live: one mock engine for each tier, `spillway serve`, and the window's arrivals sent when they are due,
+whatever is not yet answered (open loop). Simulated: the same arrivals, the same configuration, and the same
+engine: the first token after --ttft ms, each further one after --tpot ms. The primary has --load x mean
+concurrency slots, rounded up; the backup enough for all. Once with `hold` at its default and once without.
+Exits with 1 when a verdict is missed: spill share within 1 point, p50 and p99 of TTFT within 15 %.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def simulated(args: argparse.Namespace, arrivals: list[Arrival], slots: int, hol
     scenario = Scenario(engine=EngineConfig(base_s=base_s, per_output_token_s=token_s))
     ledger = run_gateway(Setting(parse(text, "benchmark", "."), scenario, arrivals))
     return [
-        Got(row.endpoint.place.tier, row.ttft_s) if row.fate is Fate.SERVED and row.endpoint else Got("", None)
+        Got(row.endpoint.place.tier, row.ttft_s)
+        if row.fate is Fate.SERVED and row.endpoint
+        else Got("", None)
         for row in ledger.rows
     ]
 
@@ -145,7 +147,8 @@ def verdicts_of(live_got: dict[str, Any], sim_got: dict[str, Any]) -> dict[str, 
 
     return {
         "all served": live_got["not_served"] == 0 == sim_got["not_served"],
-        "spill share within 1 point": abs(live_got["spill_percent"] - sim_got["spill_percent"]) <= SPILL_POINTS,
+        "spill share within 1 point": abs(live_got["spill_percent"] - sim_got["spill_percent"])
+        <= SPILL_POINTS,
         "TTFT p50 within 15 %": is_near("ttft_p50_ms"),
         "TTFT p99 within 15 %": is_near("ttft_p99_ms"),
     }
@@ -186,12 +189,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report_of(result: dict[str, Any]) -> str:
-    engine = result["engine_ms"]
+    engine, from_s = result["engine_ms"], result["from_s"]
     lines = [
         f"# Live against simulated, {result['trace']}, commit {result['commit']}",
         "",
-        f"{result['machine']}. Seconds {result['from_s']:g} to {result['from_s'] + result['seconds']:g} of the",
-        f"trace; engines: {engine['ttft']:g} ms to the first token, {engine['tpot']:g} ms for each further one;",
+        f"{result['machine']}. Seconds {from_s:g} to {from_s + result['seconds']:g} of the",
+        f"trace; engines: first token after {engine['ttft']:g} ms, each other after {engine['tpot']:g} ms;",
         f"{result['slots']} slots on the primary.",
         "",
         "| hold | | requests | not served | spilled | TTFT p50 | TTFT p99 | sent late, p99 |",
@@ -202,17 +205,20 @@ def report_of(result: dict[str, Any]) -> str:
             row = run[kind]
             lines.append(
                 f"| {name} | {kind} | {row['requests']} | {row['not_served']} | {row['spill_percent']:.2f} % "
-                f"| {row['ttft_p50_ms']:.1f} ms | {row['ttft_p99_ms']:.1f} ms | {row['sent_late_p99_ms']:.1f} ms |"
+                f"| {row['ttft_p50_ms']:.1f} ms | {row['ttft_p99_ms']:.1f} ms "
+                f"| {row['sent_late_p99_ms']:.1f} ms |"
             )
     lines += ["", "| hold | verdict | |", "|---|---|---|"]
     for name, run in result["runs"].items():
-        lines += [f"| {name} | {what} | {'yes' if good else 'NO'} |" for what, good in run["verdicts"].items()]
+        lines += [
+            f"| {name} | {what} | {'yes' if good else 'NO'} |" for what, good in run["verdicts"].items()
+        ]
     loads = ", ".join(f"{run['machine_load'][1]:.1f}" for run in result["runs"].values())
     lines += [
         "",
-        "Clients, gateway and engines share the cores, with whatever else runs: the machine's load average was",
-        f"{loads} at the end of the runs. TTFT is until the head of the answer, which the gateway gives with the",
-        "first byte of the body.",
+        "Clients, gateway and engines share the cores, with whatever else runs: the load average was",
+        f"{loads} at the end of the runs. TTFT is until the answer's head, which",
+        "the gateway gives with the first byte of the body.",
         "",
     ]
     return "\n".join(lines)
@@ -224,7 +230,9 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--trace", type=Path, required=True)
-    add("--from", dest="from_s", type=float, default=0.0, help="where the window begins, seconds (default: 0)")
+    add(
+        "--from", dest="from_s", type=float, default=0.0, help="where the window begins, seconds (default: 0)"
+    )
     add("--seconds", type=float, default=60.0, help="how long it is (default: 60)")
     add("--load", type=float, default=1.2, help="slots of the primary per mean concurrency (default: 1.2)")
     add("--ttft", type=float, default=120.0, help="ms (default: 120)")

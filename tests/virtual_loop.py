@@ -7,7 +7,6 @@ import selectors
 from collections.abc import Callable, Coroutine
 from functools import wraps
 
-
 TICKS_PER_S = 2**30  # finer than the clock resolution that loops allow for
 
 
@@ -34,8 +33,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` is virtual seconds, from zero.
 
     With `quiet_s`, for sockets whose both ends are in this loop: time jumps only when nothing has come over
-    any of them for so long (real seconds), so what they carry takes no time at all. Time is then a multiple of
-    2**-30 s, so that differences of times that are such multiples have no rounding errors.
+    any of them for so long (real seconds), so what they carry takes no time at all. Time is then a multiple
+    of 2**-30 s, so that differences of times that are such multiples have no rounding errors.
     """
 
     def __init__(self, quiet_s: float = 0.0) -> None:

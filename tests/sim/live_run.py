@@ -53,11 +53,12 @@ class LiveRun(NamedTuple):
 def run_live(config: str, arrivals: Sequence[Arrival], meanwhile: Meanwhile | None = None) -> LiveRun:
     """`config` has {0}, {1} ... where the engines' addresses go. `meanwhile` runs beside the requests."""
     with pytest.MonkeyPatch.context() as patch, recorded() as recording:
-        # Tokens that are nearly due are not given early: what is saved in turns of the loop is exactness here.
+        # Tokens that are nearly due are not given early: exactness counts more here.
         patch.setattr("gateway.mock_engine.serving.CLOCK_SLACK_S", 1e-9)
         with asyncio.Runner(loop_factory=lambda: VirtualLoop(QUIET_S)) as runner:
             loop = runner.get_loop()
             patch.setattr("gateway.app.time", SimpleNamespace(monotonic=loop.time, time=time.time))
+            patch.setattr("gateway.app.getrandbits", Random(5).getrandbits)
             return runner.run(_run(config, arrivals, recording, meanwhile))
 
 

@@ -64,7 +64,9 @@ class Recording:
 
     def of(self, method: str) -> list[Any]:
         """All that this method gave."""
-        return [result for call, result in zip(self.calls, self.results, strict=True) if call.method == method]
+        return [
+            result for call, result in zip(self.calls, self.results, strict=True) if call.method == method
+        ]
 
 
 class _RecordedBudget:
