@@ -57,7 +57,7 @@ class Task:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit code: 0 good, 1 a report could not be written, 2 a mistake in the input, 130 Ctrl-C."""
+    """Returns the exit code: 0 good, 1 a report can't be written, 2 a mistake in the input, 130 Ctrl-C."""
     try:
         return _run(args)
     except KeyboardInterrupt:
