@@ -224,6 +224,19 @@ def stage_beyond_total(config: Config) -> Iterator[Found]:
             )
 
 
+def hold_beyond_patience(config: Config) -> Iterator[Found]:
+    """`first_byte` tells what a client bears until its first token; a wait for a slot comes on top."""
+    hold_s, first_byte_s = config.hold.max_wait_s, config.timeouts.first_byte_s
+    if hold_s > first_byte_s:
+        yield Found(
+            "hold.max_wait",
+            f"a request may wait {_shown(hold_s)} for a slot, and then timeouts.first_byte, "
+            f"{_shown(first_byte_s)}, for its first byte: {_shown(hold_s + first_byte_s)} in all, more "
+            "than twice what it may be where there is room; clients may well have left",
+            "hold for a second or less: what would wait longer is better spilled",
+        )
+
+
 def drain_below_total(config: Config) -> Iterator[Found]:
     """Streams that a shutdown cuts. Silent where both are defaults: nobody has said how long streams are."""
     drain_s, total_s = config.drain_timeout_s, config.timeouts.total_s
@@ -258,6 +271,7 @@ LINTS: dict[str, Lint] = {
     "first-byte-below-prefill": first_byte_below_prefill,
     "attempts-beyond-total": attempts_beyond_total,
     "stage-beyond-total": stage_beyond_total,
+    "hold-beyond-patience": hold_beyond_patience,
     "drain-below-total": drain_below_total,
     "late-hedge": late_hedge,
 }

@@ -45,6 +45,8 @@ class Attempt:
         "began_s",
         "candidate",
         "endpoint",
+        "goes_on",
+        "goes_on_s",
         "is_held",
         "is_relayed",
         "number",
@@ -63,6 +65,8 @@ class Attempt:
         self.answered_s: float | None = None
         self.status: int | None = None
         self.untold_ttft_s: float | None = None
+        self.goes_on_s = self.began_s  # when its answer has more than its first token
+        self.goes_on = False  # and that was seen
         self.is_held = self.is_relayed = False
         self.endpoint = gateway.site.endpoints[candidate.backend.id]
         gateway.site.take(self.endpoint, self.began_s)
@@ -82,8 +86,14 @@ class Attempt:
         self.is_held = False
         self.is_relayed = True
         if self.status is not None and self.status < 400:
-            self.untold_ttft_s = self._gateway.now_s - self.began_s
+            self.untold_ttft_s = ttft_s = self._gateway.now_s - self.began_s
+            self.goes_on_s = self._gateway.now_s + self._token_gap_s(ttft_s)
             self._gateway.relayed(self)
+
+    def _token_gap_s(self, ttft_s: float) -> float:
+        """Until the second token: exact where the load does not matter, else as if nothing else ran."""
+        rest_s = self.endpoint.alone_s(self.number, self.arrival) - ttft_s
+        return max(rest_s, 0.0) / max(self.arrival.output_tokens - 1, 1)
 
     def hold(self) -> None:
         """An error answer, whole in a simulation, waits until the owner knows whether anybody does better."""

@@ -21,6 +21,7 @@ from gateway.sim.workloads import HELP, WorkloadError, make_workload
 from gateway.sim.world import Progress, Setting
 
 GOOD, FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 130  # as shells have it for SIGINT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,15 @@ class Task:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit code: 0 good, 1 a report could not be written, 2 a mistake in what was given."""
+    """Returns the exit code: 0 good, 1 a report can't be written, 2 a mistake in the input, 130 Ctrl-C."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("simulate: interrupted, nothing more is reported\n")
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         task = _task_of(args)
     except (ConfigError, TraceError, WorkloadError, SweepError) as error:

@@ -145,11 +145,10 @@ class SimGateway:
     def relayed(self, attempt: Attempt) -> None:
         """Its answer has begun to flow."""
         self._untold.append(attempt)
-        backend_id = attempt.candidate.backend.id
-        self._streams[backend_id] = self._streams.get(backend_id, 0) + 1
 
     def relay_ended(self, attempt: Attempt) -> None:
-        self._streams[attempt.candidate.backend.id] -= 1
+        if attempt.goes_on:
+            self._streams[attempt.candidate.backend.id] -= 1
 
     def _sweep(self) -> None:
         now_s, deadlines = self.timeline.now_s, self._deadlines
@@ -159,10 +158,17 @@ class SimGateway:
                 exchange.check_deadline()
         untold, self._untold = self._untold, []
         for attempt in untold:
+            if attempt.is_over or attempt.untold_ttft_s is None:
+                continue
+            backend_id = attempt.candidate.backend.id
+            if attempt.goes_on_s > now_s or attempt.endpoint.is_frozen:
+                self._untold.append(attempt)  # as live: not before there is more than the first token
+                continue
             # A long answer: routing should not learn of its first byte only at its end.
-            if not attempt.is_over and attempt.untold_ttft_s is not None:
-                self.apply(FirstByteSeen(attempt.candidate.backend.id, attempt.untold_ttft_s))
-                attempt.untold_ttft_s = None
+            self.apply(FirstByteSeen(backend_id, attempt.untold_ttft_s))
+            attempt.untold_ttft_s = None
+            attempt.goes_on = True
+            self._streams[backend_id] = self._streams.get(backend_id, 0) + 1
         endpoints = self.site.endpoints
         progressed = tuple(id_ for id_, n in self._streams.items() if n and not endpoints[id_].is_frozen)
         if progressed:

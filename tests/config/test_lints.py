@@ -111,6 +111,13 @@ def test_a_plain_configuration_has_none() -> None:
             "shorter than total",
         ),
         (
+            "hold-beyond-patience",
+            "hold: {max_wait: 20s}\ntimeouts: {first_byte: 15s}\n" + TWO,
+            "hold.max_wait",
+            "20s for a slot, and then timeouts.first_byte, 15s, for its first byte: 35s in all",
+            "hold for a second or less",
+        ),
+        (
             "drain-below-total",
             "drain_timeout: 5s\n" + TWO,
             "drain_timeout",

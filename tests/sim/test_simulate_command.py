@@ -102,3 +102,14 @@ def test_a_server_carries_no_simulator():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_ctrl_c_ends_it_with_one_line(given, capsys, monkeypatch):
+    def study(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.sim.command.study", study)
+    assert main(given) == 130
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == ["simulate: interrupted, nothing more is reported"]
