@@ -114,8 +114,7 @@ def report_of(result: dict[str, Any]) -> str:
         f"Ten times the trace takes {result['ten_times']:.2f} times as long (three runs each, the fastest).",
         f"The same seed gave the same bytes of JSON: {result['is_same_bytes']}.",
         "",
-        "Caveats: CPU time on a virtual machine that others use; requests wait as the configuration here says (hold),",
-        "so Spillway without faults is the exact counter.",
+        "Caveats: CPU time on a virtual machine that others use; requests wait for a slot as `hold` says.",
         "",
     ]
     return "\n".join(lines)
