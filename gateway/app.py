@@ -335,6 +335,8 @@ class Gateway:
                 leases_held=self._store.leases_held,
                 store_health=self._store.health,
                 downstream_connections=lambda: self._plane.connection_count,
+                tunnels=lambda: self._plane.tunnels,
+                refused_connections=lambda: self._plane.door.refused,
                 buffered_bytes=lambda: self._plane.buffered_bytes,
                 config_status=self.config_status,
                 waiting=lambda: self._plane.holding.count,

@@ -156,6 +156,12 @@ class StateStore(Protocol):
     def release(self, lease: Lease) -> None:
         """Gives the slot back. Releasing twice is the same as once. Never waits, never raises."""
 
+    def release_permit(self, lease: Lease) -> None:
+        """The probe has its verdict before its end: only the permit is given back, and the slot stays taken.
+
+        For a lease without a permit, or one that is released, nothing happens.
+        """
+
     def leases_held(self, backend_id: str) -> int:
         """Slots of `backend_id` that this gateway holds now."""
 
@@ -236,6 +242,7 @@ class RequestRecord:
 
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
+    `refused` is what was wrong with a request that was refused for itself, and bounded too.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     `passed_over` says why the tiers above the first attempt's did not serve, or why nobody did.
     `trace` is there only where the configuration has `tracing`.
@@ -251,6 +258,7 @@ class RequestRecord:
     stream: bool = False
     status: int = 0
     error_code: str | None = None
+    refused: str | None = None
     outcome: Outcome | None = None
     cluster: str = ""
     tier: str = ""

@@ -105,6 +105,12 @@ class TimeoutsConfig(Section, frozen=True, kw_only=True):
     write_s: Annotated[
         float, duration("How long a client may read nothing of an answer that waits for it.")
     ] = field(default=60.0, name="write")
+    tunnel_idle_s: Annotated[
+        float, duration("How long a WebSocket tunnel may carry no byte either way; a ping is one.")
+    ] = field(default=300.0, name="tunnel_idle")
+    tunnel_total_s: Annotated[
+        float, duration("How long a WebSocket tunnel may last, from the backend's 101; `total` ends there.")
+    ] = field(default=3600.0, name="tunnel_total")
 
     def first_byte_for_s(self, body_bytes: int) -> float:
         """How long the first byte may take of the answer to a body of this size."""
@@ -390,6 +396,26 @@ class Config(Section, frozen=True, kw_only=True):
     max_buffered_bytes: Annotated[
         int, size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Client connections at once, of each worker; one more gets 503 and is closed.",
+        ),
+    ] = 20_000
+    max_connections_per_client: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=10_000_000,
+                description="Connections from one address (IPv6: one /64) at once, of each worker; one more "
+                "gets 429. Default: no limit, because behind a balancer all clients have one address.",
+            ),
+        ]
+        | None
+    ) = None
     drain_delay_s: Annotated[
         float,
         duration(
@@ -416,6 +442,14 @@ class Config(Section, frozen=True, kw_only=True):
             extra={"unique": True},
         ),
     ] = ()
+    websocket_paths: Annotated[
+        tuple[Annotated[str, Meta(extra={"kind": "request_path"})], ...],
+        Meta(
+            description="Paths on which WebSocket tunnels are opened, in place of the default; `*` may be "
+            "the last segment. Upgrade is followed nowhere else.",
+            extra={"unique": True},
+        ),
+    ] = ("/v1/realtime",)
     allow_backends_in: Annotated[
         tuple[Annotated[str, Meta(extra={"kind": "network"})], ...],
         Meta(

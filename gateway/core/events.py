@@ -71,6 +71,18 @@ class FirstByteSeen(NamedTuple):
     ttft_s: float
 
 
+class TunnelOpened(NamedTuple):
+    """The attempt has succeeded: the backend has agreed to a tunnel, `ttft_s` after it began.
+
+    It stays in flight until its AttemptFinished, which comes with NO_GENERATION and teaches nothing more: a
+    tunnel may last for hours, and no circuit can wait so long for a verdict. `generation` is the candidate's.
+    """
+
+    backend_id: str
+    ttft_s: float
+    generation: int | None = None
+
+
 class BytesSeen(NamedTuple):
     """Answers of these backends went on since this was last told. Told a few times a second, for all."""
 
@@ -131,6 +143,7 @@ Event = (
     | Ticked
     | AttemptStarted
     | FirstByteSeen
+    | TunnelOpened
     | BytesSeen
     | AttemptFinished
     | LatencyHeard

@@ -36,6 +36,7 @@ from gateway.core.events import (
     ShareClosing,
     ShareOpening,
     Ticked,
+    TunnelOpened,
     Undrained,
 )
 from gateway.core.health import HEALTH_EVENTS, HealthEvent
@@ -79,6 +80,7 @@ __all__ = [
     "ShareClosing",
     "ShareOpening",
     "Ticked",
+    "TunnelOpened",
     "Undrained",
     "UnknownName",
 ]
@@ -104,6 +106,7 @@ class Fleet:
         self._handlers: dict[type, Callable[[Any, float], Effects]] = {
             AttemptStarted: self._on_attempt_started,
             FirstByteSeen: self._on_first_byte_seen,
+            TunnelOpened: self._on_tunnel_opened,
             BytesSeen: self._on_bytes_seen,
             AttemptFinished: self._on_attempt_finished,
             FleetConfigured: self._on_configured,
@@ -148,6 +151,14 @@ class Fleet:
             state.silence.answered(now_s)
             state.breaker.evidence.first_byte_s = now_s
         return ()
+
+    def _on_tunnel_opened(self, event: TunnelOpened, now_s: float) -> Effects:
+        backend_id, ttft_s, generation = event
+        self._on_first_byte_seen(FirstByteSeen(backend_id, ttft_s), now_s)
+        if (state := self.view.backends.get(backend_id)) is None:
+            return ()
+        verdict = AttemptFinished(backend_id, SUCCESS, ttft_s, None, generation)
+        return self._change(state, self._circuits.ended(state, verdict, now_s), now_s)
 
     def _on_bytes_seen(self, event: BytesSeen, now_s: float) -> Effects:
         for backend_id in event.backend_ids:

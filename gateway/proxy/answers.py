@@ -40,6 +40,32 @@ def request_head(
     )
 
 
+def tunnel_head(
+    head: RequestHead, forward: bytes, target: bytes, pool: UpstreamPool, exchange: Exchange, lines: bytes
+) -> bytes:
+    """The same for a tunnel; `lines` are those of its handshake, and there is no body."""
+    return b"%b %b%b HTTP/1.1\r\n%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        head.method,
+        pool.endpoint.prefix,
+        target,
+        pool.request_lines,
+        head.credentials if pool.endpoint.pass_client else b"",
+        forward,
+        exchange.connection.forwarded,
+        exchange.record.request_id.encode(),
+        lines,
+    )
+
+
+def switch_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | None) -> bytes:
+    """The 101 for the client."""
+    return b"%bx-request-id: %b\r\n%b\r\n" % (
+        head.forward,
+        exchange.record.request_id.encode(),
+        routing_lines(candidate, exchange) if candidate is not None else b"",
+    )
+
+
 def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | None) -> bytes:
     """The head for the client: the backend's own, with the framing and routing lines of this hop."""
     record = exchange.record
@@ -113,6 +139,23 @@ def local_answer(answer: LocalAnswer, exchange: Exchange) -> bytes:
             answer.headers,
             b"" if exchange.keeps_alive else b"connection: close\r\n",
             answer.body,
+        )
+    )
+
+
+def unasked_answer(refusal: Refusal, request_id: str) -> bytes:
+    """An error for a connection of which no request is read; the connection ends with it."""
+    body = refusal.body()
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+        b"x-request-id: %b\r\n%bconnection: close\r\n\r\n%b"
+        % (
+            refusal.status,
+            reason_phrase(refusal.status),
+            len(body),
+            request_id.encode(),
+            refusal.headers,
+            body,
         )
     )
 

@@ -15,7 +15,9 @@ import msgspec
 
 from gateway.proxy.errors import invalid
 from gateway.proxy.multipart import model_span
+from gateway.proxy.overflow import refuse_overflow
 from gateway.proxy.paths import ModelSource
+from gateway.proxy.queries import model_in_query, with_query_model
 
 if TYPE_CHECKING:
     from gateway.proxy.headers import RequestHead
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 _SAFE_MODEL = re.compile(r"[A-Za-z0-9._:/@+=,~ -]{1,256}")
 # An ASCII letter written as an escape, which no honest encoder does: the key may be "model" in disguise.
 _DISGUISE = re.compile(rb"\\u00[4-7]")
+_FORM = b"multipart/form-data"
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 # Names that passed the check, up to this many: most requests name the same few models.
 _MAX_GOOD_NAMES = 1024
 _good_names: set[str] = set()
@@ -33,7 +38,7 @@ _JSON = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11).
-_IN_PATH, _IN_BODY = ModelSource.PATH, ModelSource.BODY
+_IN_PATH, _IN_BODY, _IN_QUERY = ModelSource.PATH, ModelSource.BODY, ModelSource.QUERY
 
 
 class _Read(msgspec.Struct):
@@ -45,17 +50,43 @@ _decoder = msgspec.json.Decoder(_Read)
 
 
 class BodyFacts(NamedTuple):
+    """`model_span`: where the model's value stands in the body, as it is written; None for not looked for."""
+
     model: str | None
     stream: bool
+    model_span: tuple[int, int] | None = None
 
 
 def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
     """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415."""
     if endpoint.model_source is _IN_PATH:
         return BodyFacts(endpoint.model, False)
+    if endpoint.model_source is _IN_QUERY:
+        return BodyFacts(_model_asked(head), False)
     if head.content_encoding not in (b"", b"identity"):
         raise invalid("A compressed request body is not read here.", status=415)
-    facts = read_json(body) if head.is_json else _read_form(head, body)
+    return with_header(head, endpoint, read_json(body) if head.is_json else _read_form(head, body))
+
+
+def is_read(head: RequestHead, endpoint: Endpoint) -> bool:
+    """Whether anything is looked for in the body at all."""
+    is_in_body = endpoint.model_source is not _IN_PATH and endpoint.model_source is not _IN_QUERY
+    is_form = head.content_type.lower().startswith(_FORM)
+    return is_in_body and (head.is_json or is_form) and head.content_encoding in (b"", b"identity")
+
+
+def facts_of(content_type: bytes, body: bytes, *, is_json: bool, finds_span: bool = False) -> BodyFacts:
+    """What the body of a JSON or multipart request says by itself. Raises Refusal 400."""
+    if not is_json:
+        return _read_multipart(content_type, body)
+    facts = read_json(body)
+    if finds_span and facts.model is not None:
+        facts = facts._replace(model_span=_json_model_span(body, is_there=True))
+    return facts
+
+
+def with_header(head: RequestHead, endpoint: Endpoint, facts: BodyFacts) -> BodyFacts:
+    """The same with the model of the header, where the body names none. Raises Refusal 400."""
     if facts.model is None and head.model_header is not None:
         model = head.model_header.decode()
         check_model_name(model)
@@ -65,13 +96,18 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
     return facts
 
 
+def _model_asked(head: RequestHead) -> str | None:
+    model = model_in_query(head.target)
+    if model is None and head.model_header is not None:
+        model = head.model_header.decode()
+    if model is not None:
+        check_model_name(model)
+    return model
+
+
 def _read_form(head: RequestHead, body: bytes) -> BodyFacts:
-    if head.content_type.lower().startswith(b"multipart/form-data"):
-        span = model_span(head.content_type, body)
-        model = body[span[0] : span[1]].decode("ascii", "replace") if span is not None else None
-        if model is not None:
-            check_model_name(model)
-        return BodyFacts(model, False)
+    if head.content_type.lower().startswith(_FORM):
+        return _read_multipart(head.content_type, body)
     if head.model_header is not None:
         return BodyFacts(None, False)
     raise invalid(
@@ -79,6 +115,15 @@ def _read_form(head: RequestHead, body: bytes) -> BodyFacts:
         "(any other needs the header x-spillway-model).",
         status=415,
     )
+
+
+def _read_multipart(content_type: bytes, body: bytes) -> BodyFacts:
+    span = model_span(content_type, body)
+    if span is None:
+        return BodyFacts(None, False)
+    model = body[span[0] : span[1]].decode("ascii", "replace")
+    check_model_name(model)
+    return BodyFacts(model, False, span)
 
 
 def read_json(body: bytes) -> BodyFacts:
@@ -99,6 +144,7 @@ def read_json(body: bytes) -> BodyFacts:
         or (b"\\" in body and b"\\u00" in body and _DISGUISE.search(body))
     ):
         _refuse_duplicates(body)
+    refuse_overflow(body)
     model = read.model
     if model is not None and model not in _good_names:
         check_model_name(model)
@@ -152,22 +198,64 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def with_model(
-    head: RequestHead, endpoint: Endpoint, body: bytes, upstream_model: str
+    head: RequestHead,
+    endpoint: Endpoint,
+    body: bytes,
+    upstream_model: str,
+    looked: BodyFacts | None = None,
 ) -> tuple[bytes, bytes]:
-    """Target and body with the model's name replaced where it stands, every other byte as it was."""
+    """Target and body with the model's name replaced where it stands, every other byte as it was.
+
+    `looked`: what is known of a body in which the place has been looked for already.
+    """
     name = upstream_model.encode()
     if endpoint.model_source is _IN_PATH:
         start = len(b"/v2/models/")
         return head.target[:start] + name + head.target[head.target.index(b"/", start) :], body
+    if endpoint.model_source is _IN_QUERY:
+        return with_query_model(head.target, name), body
     if head.is_json:
-        return head.target, _with_json_model(body, upstream_model)
-    span = model_span(head.content_type, body) if head.content_type else None
-    return head.target, body if span is None else body[: span[0]] + name + body[span[1] :]
+        name = json.dumps(upstream_model).encode()
+    if looked is not None:
+        span = looked.model_span
+    elif head.is_json:
+        # With the header the body may name none.
+        span = _json_model_span(body, is_there=head.model_header is None)
+    else:
+        span = model_span(head.content_type, body) if head.content_type else None
+    return head.target, body if span is None else _replaced(body, span, name)
 
 
-def _with_json_model(body: bytes, upstream_model: str) -> bytes:
+def _replaced(body: bytes, span: tuple[int, int], value: bytes) -> bytes:
+    with memoryview(body) as view:  # a slice would be one more copy of a large body
+        return b"".join((view[: span[0]], value, view[span[1] :]))
+
+
+def _json_model_span(body: bytes, *, is_there: bool) -> tuple[int, int] | None:
+    """Where the value of `model` stands in a body that `read_json` took, quotes included.
+
+    `is_there`: that it has one is known.
+    """
+    if (
+        is_there
+        and body.count(b'"model"') == 1
+        and not _DISGUISE.search(body)
+        and (span := _only_model_span(body))
+    ):
+        return span
     text = body.decode()
     for key, start, end in _top_level_values(text):
         if key == "model":
-            return (text[:start] + json.dumps(upstream_model) + text[end:]).encode()
-    return body
+            first = len(text[:start].encode())
+            return first, first + len(text[start:end].encode())
+    return None
+
+
+def _only_model_span(body: bytes) -> tuple[int, int] | None:
+    """The same where these bytes stand once, which spares reading all that comes before.
+
+    They are the key then: a body that has a model has its key, and no other spelling of it is there.
+    """
+    colon = _COLON.match(body, body.find(b'"model"') + len(b'"model"'))
+    value = _STRING.match(body, colon.end()) if colon is not None else None
+    return value.span() if value is not None else None

@@ -64,19 +64,34 @@ def _learn_size(line: bytes) -> int:
 _SIZE = re.compile(rb"[0-9A-Fa-f]+")
 
 
+# A size with its extension, and all trailers together: nobody who means well sends more.
+MAX_SIZE_LINE_BYTES = 4096
+MAX_TRAILER_BYTES = 8190
+
+
 class ChunkedBody:
     """Follows the framing of one chunked body.
 
     `promised_bytes` is what all size lines so far announce; `framing_bytes` counts size lines with their
-    extensions, and trailers.
+    extensions, and trailers. Once `is_overlong`, a size line or the trailers are larger than they may be.
     """
 
-    __slots__ = ("_data_left", "_is_in_trailers", "_line", "framing_bytes", "promised_bytes")
+    __slots__ = (
+        "_data_left",
+        "_is_in_trailers",
+        "_line",
+        "_trailer_bytes",
+        "framing_bytes",
+        "is_overlong",
+        "promised_bytes",
+    )
 
     def __init__(self) -> None:
         self._data_left = 0  # of the chunk that runs, with its line end
         self._line = b""
         self._is_in_trailers = False
+        self._trailer_bytes = 0
+        self.is_overlong = False
         self.framing_bytes = 0
         self.promised_bytes = 0
 
@@ -88,10 +103,15 @@ class ChunkedBody:
             return end
         end = data.find(b"\n", at) + 1 or len(data)
         self.framing_bytes += end - at
-        if not self._is_in_trailers:
-            self._line += data[at:end]
-            if self._line.endswith(b"\n"):
-                self._begin_chunk()
+        if self._is_in_trailers:
+            self._trailer_bytes += end - at
+            self.is_overlong = self._trailer_bytes > MAX_TRAILER_BYTES
+            return end
+        self._line += data[at : min(end, at + MAX_SIZE_LINE_BYTES + 1)]
+        if len(self._line) > MAX_SIZE_LINE_BYTES:
+            self.is_overlong = True
+        elif self._line.endswith(b"\n"):
+            self._begin_chunk()
         return end
 
     def _begin_chunk(self) -> None:

@@ -10,9 +10,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from gateway.proxy.errors import Refusal
+from gateway.proxy.answers import unasked_answer
+from gateway.proxy.errors import Refusal, malformed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.request_reader import Request, RequestReader
+from gateway.proxy.tunnel import TunnelExchange
 
 if TYPE_CHECKING:
     from gateway.proxy.plane import DataPlane
@@ -24,12 +26,15 @@ LINGER_S = 2.0
 # connection again at once, and a request that crosses our closing is lost.
 LAST_REQUEST_S = 1.0
 _NEVER_S = float("inf")
+# What a client may send after asking for a tunnel and before the answer.
+MAX_EARLY_BYTES = 16 * 1024
 
 
 class DownstreamConnection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
+        "_early",
         "_exchange",
         "_is_closing",
         "_is_paused_for_budget",
@@ -54,6 +59,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._waiting: deque[Request] = deque()
         self._unread = b""
+        self._early: bytes | None = None  # not None: a tunnel was asked for, and what comes is no HTTP
         self._is_closing = False
         self._is_paused_for_budget = False
         self._owed_bytes = 0
@@ -76,7 +82,8 @@ class DownstreamConnection(asyncio.Protocol):
             self.peer = str(peer[0])
             self.forwarded += b"x-forwarded-for: %b\r\n" % self.peer.encode()
         self.deadline_s = self._plane.clock() + self._plane.settings.timeouts.request_head_s
-        self._plane.joined(self)
+        if (refusal := self._plane.joined(self)) is not None:
+            self._turn_away(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
@@ -124,11 +131,38 @@ class DownstreamConnection(asyncio.Protocol):
         at, end = 0, len(data)
         reader = self._reader
         while at < end and not self._is_closing:
-            if len(self._waiting) >= MAX_PIPELINED and not reader.is_begun:
+            if self._early is not None:
+                self._hold_early(data[at:])
+                return
+            if self._waiting and not reader.is_begun and self._is_full():
                 self._unread = data[at:]
                 self.transport.pause_reading()
                 return
             at = reader.read(data, at)
+
+    def _is_full(self) -> bool:
+        """Whether enough waits its turn: no client fills the memory of all by not waiting for its answers."""
+        waiting = self._waiting
+        most_bytes = self._plane.settings.max_body_bytes
+        return len(waiting) >= MAX_PIPELINED or sum(len(one.body) for one in waiting) >= most_bytes
+
+    def _hold_early(self, data: bytes) -> None:
+        """Read as nothing until it is known whether there is a tunnel, and thrown away if there is none."""
+        self._early = (self._early or b"") + data
+        if len(self._early) <= MAX_EARLY_BYTES:
+            return
+        self._early = b""
+        self._is_closing = True
+        refusal = malformed("Too much was sent before the answer to the handshake.")
+        if self._waiting:
+            self._waiting[-1] = self._waiting[-1]._replace(refusal=refusal)
+        elif isinstance(self._exchange, TunnelExchange):
+            self._exchange.refuse_early(refusal)
+
+    def take_early(self) -> bytes:
+        """What belongs to the tunnel that begins now."""
+        early, self._early = self._early or b"", b""
+        return early
 
     def request_begun(self) -> None:
         if self._exchange is None:
@@ -165,6 +199,8 @@ class DownstreamConnection(asyncio.Protocol):
     def accept(self, request: Request) -> None:
         """A request has come in whole, or as far as it will."""
         self.may_exceed_budget = False
+        if request.endpoint is not None and request.endpoint.is_tunnel:
+            self._early = b""
         if self._exchange is None and self.paused_since_s is None:
             self._start(request)
         else:
@@ -172,7 +208,9 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _start(self, request: Request) -> None:
         self.deadline_s = _NEVER_S
-        self._exchange = Exchange(self._plane, self, request)
+        endpoint = request.endpoint
+        is_tunnel = endpoint is not None and endpoint.is_tunnel
+        self._exchange = (TunnelExchange if is_tunnel else Exchange)(self._plane, self, request)
         self._exchange.start()
 
     def exchange_ended(self, keeps_alive: bool) -> None:
@@ -214,6 +252,14 @@ class DownstreamConnection(asyncio.Protocol):
         self.deadline_s = self._plane.clock() + wait_s
         if self._reader.owes_continue:
             self.send_continue()
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """One answer to whatever it was going to ask; nothing is read of that."""
+        self._is_closing = True
+        if self.transport.is_closing():
+            return
+        self.write(unasked_answer(refusal, self._plane.request_id(None)))
+        self._close_gently()
 
     def _close_gently(self) -> None:
         """The answer is out. Closing with bytes unread would reset the connection and lose it."""

@@ -14,6 +14,22 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+# Why a request was refused without a word with a backend, for the metric.
+_CAUSES = {
+    400: "invalid",
+    401: "unauthorized",
+    403: "unauthorized",
+    404: "not_found",
+    405: "method",
+    408: "too_slow",
+    411: "malformed",
+    413: "body_too_large",
+    414: "head_too_large",
+    415: "content_type",
+    417: "expectation",
+    431: "head_too_large",
+    505: "malformed",
+}
 SHOULD_NOT_RETRY = b"x-should-retry: false\r\n"
 # Never reflect more than this of what a client sent.
 MAX_REFLECTED_CHARS = 64
@@ -40,6 +56,9 @@ class Refusal(Exception):
         self.closes = closes
         self.headers = headers
         self.outcome: Outcome | None = None  # None: what the status says
+        self.cause = _CAUSES.get(status)  # a label of refused_total; None: not the request's own fault
+        if status == 400 and closes:
+            self.cause = "malformed"
 
     def body(self) -> bytes:
         return orjson.dumps(
@@ -72,6 +91,12 @@ def body_too_large(limit_bytes: int) -> Refusal:
     return Refusal(
         413, "body_too_large", f"The request body is larger than {limit_bytes} bytes.", closes=True
     )
+
+
+def framing_too_large() -> Refusal:
+    refusal = malformed("Too much chunk framing for the body it carries.", status=431)
+    refusal.cause = "framing_too_large"
+    return refusal
 
 
 def reflected(text: str) -> str:

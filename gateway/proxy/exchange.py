@@ -26,12 +26,14 @@ from gateway.proxy import answers, bodies
 from gateway.proxy.attempt import Attempt
 from gateway.proxy.errors import Refusal, attempt_failed, shed
 from gateway.proxy.hedging import Hedge, hedge_of
+from gateway.proxy.large_bodies import LARGE_BODY_BYTES
 from gateway.proxy.route import Route
 from gateway.proxy.tracing import upstream_lines
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.plane import DataPlane
+    from gateway.proxy.pool import UpstreamPool
     from gateway.proxy.request_reader import Request
 
 log = logging.getLogger(__name__)
@@ -49,9 +51,11 @@ class Exchange:
         "_attempt",
         "_body",
         "_endpoint",
+        "_facts",
         "_failed",
         "_head",
         "_hedge",
+        "_looking",
         "_plane",
         "_refusal",
         "_task",
@@ -65,6 +69,10 @@ class Exchange:
         "settings",
     )
 
+    # What a tunnel does in another way: see tunnel.py.
+    attempt_type = Attempt
+    may_hedge = True
+
     def __init__(self, plane: DataPlane, connection: DownstreamConnection, request: Request) -> None:
         head, endpoint, self._body, received_s, self._refusal = request
         self._plane = plane
@@ -76,6 +84,8 @@ class Exchange:
         self._hedge: Hedge | None = None
         self._failed: Reason | None = None  # how the one before this attempt did
         self._task: asyncio.Task[None] | None = None  # waits for a slot
+        self._facts: bodies.BodyFacts | None = None  # of a large body, once they are known
+        self._looking: asyncio.Task[None] | None = None  # until then
         self._waited_s = 0.0  # for backends that did not answer in the end
         self.connection = connection
         self.keeps_alive = head is not None and head.keeps_alive
@@ -103,6 +113,9 @@ class Exchange:
                 raise self._refusal
             if endpoint is not None and endpoint.local_path is not None:
                 self._answer(answers.local(endpoint, plane))
+            elif self._is_to_be_looked_at():
+                self._looking = plane.loop.create_task(self._look())
+                return
             else:
                 now_s = plane.clock()
                 plan = self._make_plan(now_s)
@@ -119,10 +132,38 @@ class Exchange:
             self._fail_inside()
         self._end()
 
+    def _is_to_be_looked_at(self) -> bool:
+        """Whether its body is too large to be read while everybody else waits."""
+        if len(self._body) <= LARGE_BODY_BYTES or self._facts is not None:
+            return False
+        return (
+            self._head is not None
+            and self._endpoint is not None
+            and bodies.is_read(self._head, self._endpoint)
+        )
+
+    async def _look(self) -> None:
+        """A large body is read elsewhere; with what it says the exchange starts once more."""
+        head, endpoint = self._head, self._endpoint
+        assert head is not None and endpoint is not None
+        try:
+            large = self._plane.large_bodies
+            facts = await large.read(head.content_type, self._body, is_json=head.is_json)
+            self._facts = bodies.with_header(head, endpoint, facts)
+        except Refusal as refusal:
+            self._refusal = refusal
+        except Exception:
+            log.exception("exchange %s failed", self.record.request_id)
+            self._fail_inside()
+            self._end()
+            return
+        self._looking = None
+        self.start()
+
     def _make_plan(self, now_s: float) -> Plan:
         """Reads the body's facts and asks the core. Raises Refusal."""
         assert self._head is not None and self._endpoint is not None
-        facts = bodies.read_facts(self._head, self._endpoint, self._body)
+        facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body))
@@ -169,7 +210,7 @@ class Exchange:
             self.record.retries += (Retry(before.candidate.cluster, failed),)
             plane.extra.retried(now_s)
         self._attempt = attempt = self.new_attempt(lease, now_s)
-        if before is None and self.settings.hedge is not None:
+        if before is None and self.settings.hedge is not None and self.may_hedge:
             self._hedge = hedge_of(self, plane, attempt)
         self.send(attempt)
 
@@ -179,7 +220,7 @@ class Exchange:
         route = self.route
         route.tried += (lease.candidate,)
         plane, trace = self._plane, self.record.trace
-        attempt = Attempt(plane, self, lease, now_s, route.facts.body_bytes)
+        attempt = self.attempt_type(plane, self, lease, now_s, route.facts.body_bytes)
         if trace is not None and plane.tracing is not None:
             attempt.trace = plane.tracing.attempt(trace, lease.candidate, now_s)
         return attempt
@@ -195,11 +236,16 @@ class Exchange:
         assert head is not None and endpoint is not None
         target = head.target
         if candidate.upstream_model is not None:
-            target, body = bodies.with_model(head, endpoint, body, candidate.upstream_model)
+            upstream_model = candidate.upstream_model
+            target, body = bodies.with_model(head, endpoint, body, upstream_model, self._facts)
         trace, forward = self.record.trace, head.forward
         if trace is not None and attempt.trace is not None:
             forward = upstream_lines(trace, attempt.trace)
-        attempt.begin(pool, answers.request_head(head, forward, target, pool, self, len(body)), body)
+        attempt.begin(pool, self._head_for(pool, target, forward, len(body)), body)
+
+    def _head_for(self, pool: UpstreamPool, target: bytes, forward: bytes, length: int) -> bytes:
+        assert self._head is not None
+        return answers.request_head(self._head, forward, target, pool, self, length)
 
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 
@@ -314,6 +360,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
+        record.refused = refusal.cause
         record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False
@@ -404,13 +451,16 @@ class Exchange:
             self._hedge.end(_OVERTAKEN if reason is Reason.TOTAL_TIMEOUT else Outcome.of(reason))
         if attempt is not None and attempt.is_running:
             attempt.fail(reason)
-        elif self._task is not None:
+        elif self._task is not None or self._looking is not None:
             self._stop_waiting()
             self._refuse(attempt_failed(reason))
             self._end()
 
     def _stop_waiting(self) -> None:
         """Cancelled, the store leaves no slot taken."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         if self._task is not None:
             self.route.stop_waiting()
             self._task.cancel()
@@ -418,6 +468,8 @@ class Exchange:
 
     def check(self, now_s: float) -> None:
         """Looks at the deadlines. Called a few times a second, so that no byte has to set a timer."""
+        if self._looking is not None:
+            return  # that has its own deadline
         if now_s >= self.route.deadline_s:
             # A client in a hurry says nothing about the backend.
             self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)

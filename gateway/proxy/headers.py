@@ -36,6 +36,7 @@ class Rule(IntEnum):
     CONTENT_ENCODING = auto()
     CREDENTIAL = auto()
     AUTHORIZATION = auto()
+    WEBSOCKET = auto()
     REQUEST_ID = auto()
     MODEL = auto()
     DEADLINE = auto()
@@ -43,11 +44,17 @@ class Rule(IntEnum):
 
 # Once: looking up a member of an enum costs as much as a call (CPython 3.11), and these are asked per header.
 _FORWARD, _DROP, _CREDENTIAL, _CONNECTION = Rule.FORWARD, Rule.DROP, Rule.CREDENTIAL, Rule.CONNECTION
+_WEBSOCKET = Rule.WEBSOCKET
 
 _HOP_BY_HOP = (
     b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
-    b"trailer", b"upgrade", b"http2-settings",
+    b"trailer", b"upgrade", b"http2-settings", b"proxy-authentication-info",
 )  # fmt: skip
+_API_KEYS = (
+    b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"x-amz-security-token", b"openai-organization",
+    b"openai-project",
+)  # fmt: skip
+_CREDENTIALS = (b"authorization", *_API_KEYS)
 
 _REQUEST_RULES: dict[bytes, Rule] = {
     b"host": Rule.HOST,
@@ -62,14 +69,14 @@ _REQUEST_RULES: dict[bytes, Rule] = {
     b"x-spillway-model": Rule.MODEL,
     b"x-spillway-deadline": Rule.DEADLINE,
     # The client's own credentials stay here unless the cluster says `pass_client`.
-    **dict.fromkeys(
-        (b"cookie", b"x-api-key", b"api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"),
-        Rule.CREDENTIAL,
-    ),
+    **dict.fromkeys(_API_KEYS, Rule.CREDENTIAL),
     # Where a request came from is told by the gateway, not by the client.
     **dict.fromkeys((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
                      b"x-forwarded-port", b"x-real-ip"), Rule.DROP),
     **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
+    # Read on the paths of tunnels, and dropped everywhere else.
+    **dict.fromkeys((b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol",
+                     b"sec-websocket-extensions"), Rule.WEBSOCKET),
 }  # fmt: skip
 
 _RESPONSE_RULES: dict[bytes, Rule] = {
@@ -79,16 +86,22 @@ _RESPONSE_RULES: dict[bytes, Rule] = {
     b"content-type": Rule.CONTENT_TYPE,
     b"content-encoding": Rule.CONTENT_ENCODING,
     b"x-request-id": Rule.DROP,  # the gateway's own is sent
-    # A backend must not set state or show secrets at a client of the gateway.
-    **dict.fromkeys((b"set-cookie", b"set-cookie2", b"authorization", b"x-api-key"), Rule.DROP),
+    # A backend must not set state or show secrets at a client of the gateway. Its challenges ask for the
+    # gateway's credential, not the client's; its transport rules speak of another host (ADR 0034).
+    **dict.fromkeys((b"set-cookie", b"set-cookie2", *_CREDENTIALS, b"www-authenticate",
+                     b"authentication-info", b"alt-svc", b"strict-transport-security",
+                     b"clear-site-data"), Rule.DROP),
     **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
-}
+}  # fmt: skip
 
 # Read here and passed on all the same.
 _KEPT = (Rule.CONTENT_TYPE, Rule.CONTENT_ENCODING)
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_CHARSET = re.compile(rb"charset[^=;]*=\s*([^;\s]*)")
+# Visible characters, blanks, and what Latin-1 or UTF-8 make of others (RFC 9112 4).
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]{0,256}")
 _BAD_IN_TARGET = re.compile(rb"#|%(?:00|0[aAdD])")
 
 
@@ -136,6 +149,7 @@ class RequestHead:
         "path",
         "request_id",
         "target",
+        "upgrade",
     )
 
     def __init__(self, method: bytes, target: bytes) -> None:
@@ -155,6 +169,8 @@ class RequestHead:
         self.request_id: bytes | None = None
         self.model_header: bytes | None = None
         self.deadline: bytes | None = None  # as it came: see spans.py
+        # Of a tunnel, by header: see websocket.py. `connection` is there when that says "upgrade".
+        self.upgrade: dict[bytes, bytes] | None = None
 
     @property
     def may_repeat(self) -> bool:
@@ -188,11 +204,14 @@ def read_request_head(method: bytes, target: bytes, version: str, headers: Heade
             lines.append(b"%b: %b\r\n" % (name, value))
         elif rule is not _DROP:
             if rule is _CREDENTIAL:
-                head.credentials += b"%b: %b\r\n" % (name, value)
+                _take_credential(head, name, value)
+                continue
+            if rule is _WEBSOCKET:
+                _note_upgrade(head, name.lower(), value.strip(b" \t"))
                 continue
             if rule in special:
                 if rule is not _CONNECTION:
-                    raise malformed("A header that may stand once stands twice.")
+                    raise _stands_twice(rule)
                 value = b"%b,%b" % (special[rule], value)
             special[rule] = value.strip(b" \t")
             if rule in _KEPT:
@@ -203,6 +222,31 @@ def read_request_head(method: bytes, target: bytes, version: str, headers: Heade
     if (connection := special.get(Rule.CONNECTION)) is not None and connection != b"keep-alive":
         _obey_connection(head, connection)
     return head
+
+
+def _note_upgrade(head: RequestHead, name: bytes, value: bytes) -> None:
+    if head.upgrade is None:
+        head.upgrade = {}
+    # What may be a list may stand in several lines; what may not is refused as a list.
+    head.upgrade[name] = head.upgrade[name] + b"," + value if name in head.upgrade else value
+
+
+def _take_credential(head: RequestHead, name: bytes, value: bytes) -> None:
+    """Of two keys a backend may take the other one. Cookies may come on several lines (RFC 9113 8.2.3)."""
+    lower = name.lower()
+    if lower != b"cookie" and b"\n%b:" % lower in b"\n" + head.credentials.lower():
+        raise malformed("A credential that may stand once stands twice.")
+    head.credentials += b"%b: %b\r\n" % (name, value)
+
+
+def _stands_twice(rule: Rule) -> Refusal:
+    if rule is Rule.EXPECT:
+        return _unknown_expectation()
+    return malformed("A header that may stand once stands twice.")
+
+
+def _unknown_expectation() -> Refusal:
+    return malformed("The only expectation known is '100-continue', once.", status=417)
 
 
 def check_request_line(raw_head: bytes, request_line: bytes) -> None:
@@ -253,7 +297,7 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
             head.credentials += b"Authorization: %b\r\n" % value
         elif rule is Rule.EXPECT:
             if value.lower() != b"100-continue":
-                raise malformed("The only expectation known is '100-continue'.", status=417)
+                raise _unknown_expectation()
             head.expects_continue = version == "1.1"  # HTTP/1.0 knows no interim answers
         elif rule is Rule.REQUEST_ID:
             head.request_id = value if _REQUEST_ID.fullmatch(value) else None
@@ -271,7 +315,11 @@ def _is_json(content_type: bytes) -> bool:
     kind = kind.strip()
     if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         return False
-    return b"charset" not in parameters or b"utf-8" in parameters
+    return not parameters or all(map(_is_utf_8, _CHARSET.findall(parameters)))
+
+
+def _is_utf_8(charset: bytes) -> bool:
+    return charset.strip(b'"') in (b"utf-8", b"utf8", b"us-ascii")
 
 
 def _check_body_is_announced(head: RequestHead) -> None:
@@ -292,8 +340,12 @@ def _obey_connection(head: RequestHead, connection: bytes) -> None:
     named = {token.strip().lower() for token in connection.split(b",")}
     if b"close" in named:
         head.keeps_alive = False
+    if head.upgrade is not None and b"upgrade" in named:
+        head.upgrade[b"connection"] = connection
     named -= {b"close", b"keep-alive", b"upgrade", b""}
     if named:
+        if head.upgrade is not None:
+            head.upgrade = {name: value for name, value in head.upgrade.items() if name not in named}
         head.forward = _without(head.forward, named)
         head.credentials = _without(head.credentials, named)
 
@@ -328,6 +380,14 @@ class ResponseHead(NamedTuple):
         )
 
 
+def without_secret(head: ResponseHead, secret: bytes) -> ResponseHead:
+    """A backend that shows the cluster's own credential shows it to nobody. Raises BadResponse."""
+    first, *lines = head.forward.splitlines(True)
+    if secret in first:
+        raise BadResponse("a credential in the status line")
+    return head._replace(forward=first + b"".join(line for line in lines if secret not in line))
+
+
 class BadResponse(Exception):
     """The backend's head can't be trusted."""
 
@@ -335,9 +395,11 @@ class BadResponse(Exception):
 _MAX_REASON_BYTES = 256
 
 
-def read_response_head(status: int, reason: bytes, version: str, headers: Headers) -> ResponseHead:
+def read_response_head(
+    status: int, reason: bytes, version: str, headers: Headers, lowest_status: int = 200
+) -> ResponseHead:
     """Checks a backend's head. Raises BadResponse."""
-    if not 200 <= status <= 599 or version not in ("1.1", "1.0") or len(reason) > _MAX_REASON_BYTES:
+    if not lowest_status <= status <= 599 or version not in ("1.1", "1.0") or not _REASON.fullmatch(reason):
         raise BadResponse(f"status line {version} {status}")
     if len(headers) > MAX_HEADERS:
         raise BadResponse(f"more than {MAX_HEADERS} headers")
@@ -353,7 +415,7 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
                 if rule is not _CONNECTION:
                     raise BadResponse(f"{rule.name} stands twice")
                 value = b"%b,%b" % (special[rule], value)
-            special[rule] = value.strip(b" \t")
+            special[rule] = value.strip(b" ")
             if rule in _KEPT:
                 lines.append(b"%b: %b\r\n" % (name, value))
     if max(map(len, lines)) > MAX_LINE_BYTES:
@@ -361,7 +423,7 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
     forward = b"".join(lines)
     if (connection := special.get(Rule.CONNECTION)) is not None:
         forward = _without(forward, {token.strip().lower() for token in connection.split(b",")})
-    length, is_chunked = _response_framing(special)
+    length, is_chunked = _response_framing(special, version)
     if status in (204, 304):
         length, is_chunked = 0, False
     return ResponseHead(
@@ -369,20 +431,22 @@ def read_response_head(status: int, reason: bytes, version: str, headers: Header
         forward,
         length,
         is_chunked,
-        special.get(Rule.CONTENT_TYPE, b"").startswith(b"text/event-stream"),
+        special.get(Rule.CONTENT_TYPE, b"").lower().startswith(b"text/event-stream"),
         special.get(Rule.CONTENT_ENCODING, b"identity") != b"identity",
     )
 
 
-def _response_framing(special: dict[Rule, bytes]) -> tuple[int | None, bool]:
+def _response_framing(special: dict[Rule, bytes], version: str) -> tuple[int | None, bool]:
     coding = special.get(Rule.TRANSFER_ENCODING)
     length = special.get(Rule.CONTENT_LENGTH)
     if coding is not None:
-        if coding.lower() != b"chunked" or length is not None:
+        # A TAB behind the coding is legal, but llhttp reads such a body to the connection's end.
+        if coding.lower() != b"chunked" or length is not None or version != "1.1":
             raise BadResponse("framing that two readers may read differently")
         return None, True
     if length is None:
         return None, False
+    length = length.strip(b" \t")
     if not length.isdigit() or len(length) > 19:
         raise BadResponse("Content-Length is not one plain number")
     return int(length), False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 # Longer than the marker with a generous number of line ends behind it.
 _TAIL_BYTES = 64
-_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\][\r\n]*\Z")
+_DONE = re.compile(rb"[\r\n]data: ?\[DONE\][\r\n]*\Z")
 
 
 class LastEvent:
@@ -21,7 +21,7 @@ class LastEvent:
 
     def __init__(self, write: Callable[[bytes], None], begun: bytes) -> None:
         self._write = write
-        self._tail = begun[-_TAIL_BYTES:]
+        self._tail = (b"\n" + begun)[-_TAIL_BYTES:]  # the first line begins where a line ends
 
     def write(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]

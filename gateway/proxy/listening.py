@@ -11,6 +11,8 @@ from collections.abc import Callable
 BACKLOG = 4096
 # For those who come in last: nobody waits longer for one who does not say hello.
 HANDSHAKE_S = 2.0
+# For all others. Who has not said hello is not counted as a connection yet.
+TLS_HELLO_S = 10.0
 
 
 class DataPort:
@@ -24,7 +26,13 @@ class DataPort:
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None, *, is_shared: bool) -> int:
         """Tells which port it is (for port 0). Raises OSError. `is_shared`: other processes have it too."""
         server = await asyncio.get_running_loop().create_server(
-            self._factory(tls), host, port, ssl=tls, backlog=BACKLOG, reuse_port=is_shared or None
+            self._factory(tls),
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
+            reuse_port=is_shared or None,
+            ssl_handshake_timeout=TLS_HELLO_S if tls is not None else None,
         )
         self._servers.append((server, tls))
         return int(server.sockets[0].getsockname()[1])

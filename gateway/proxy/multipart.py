@@ -1,97 +1,116 @@
-"""The `model` field of a multipart upload: where it stands, to be read and, if need be, replaced."""
+"""The `model` field of a multipart upload: where it stands, to be read and, if need be, replaced.
+
+The body is whole, so parts are found by their delimiters and never parsed byte by byte: 32 MiB take
+milliseconds, whatever is in them. What two readers could take for different parts is refused: text before the
+first or behind the last delimiter, a delimiter inside of a part or behind a bare line feed, folded or doubled
+headers, nested parts.
+"""
 
 from __future__ import annotations
 
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+import re
+from typing import NamedTuple
 
 from gateway.proxy.errors import Refusal, invalid
 
-# An upload has a file and a handful of fields; what has more is no upload.
+# An upload has a file and a handful of fields, each with two or three headers; what has more is no upload.
 MAX_PARTS = 64
+MAX_PART_HEADERS = 16
 MAX_PART_HEADER_BYTES = 8190
 
+_BOUNDARY = re.compile(
+    rb"""multipart/form-data\s*;(?:[^"]*;)?\s*boundary=(?:"([^"]+)"|([^\s;"]+))\s*(?:;[^"]*)?""",
+    re.IGNORECASE,
+)
+# RFC 2046 5.1.1
+_BOUNDARY_VALUE = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_DISPOSITION = re.compile(
+    rb'form-data((?:\s*;\s*[A-Za-z*_-]+=(?:"[^"]*"|[^\s;"]+))*)\s*(?:;\s*)?', re.IGNORECASE
+)
+_PARAMETER = re.compile(rb';\s*([A-Za-z*_-]+)=(?:"([^"]*)"|([^\s;"]+))')
+_PLAIN = (b"binary", b"8bit", b"7bit")
 
-class _ModelFinder:
-    """Listens to the parser and notes the spans of parts named `model`."""
 
-    def __init__(self) -> None:
-        self.spans: list[tuple[int, int]] = []
-        self.is_ended = False
-        self._parts = 0
-        self._header_name = b""
-        self._header_value = b""
-        self._is_model = False
-        self._span: tuple[int, int] | None = None
+class _Part(NamedTuple):
+    """`start` and `end` are those of its content."""
 
-    def on_part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > MAX_PARTS:
-            raise invalid(f"The upload has more than {MAX_PARTS} parts.")
-        self._is_model = False
-        self._span = None
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-        self._check_size()
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-        self._check_size()
-
-    def _check_size(self) -> None:
-        if len(self._header_name) + len(self._header_value) > MAX_PART_HEADER_BYTES:
-            raise invalid("A part of the upload has too large a header.")
-
-    def on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            _, options = parse_options_header(self._header_value)
-            self._is_model = options.get(b"name") == b"model"
-        self._header_name = self._header_value = b""
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_model:
-            # The parser may hand a part over in several pieces; they lie side by side in the body.
-            self._span = (start if self._span is None else self._span[0], end)
-
-    def on_part_end(self) -> None:
-        if self._is_model:
-            self.spans.append(self._span or (0, 0))
-
-    def on_end(self) -> None:
-        self.is_ended = True
+    is_model: bool
+    start: int
+    end: int
 
 
 def model_span(content_type: bytes, body: bytes) -> tuple[int, int] | None:
     """Start and end of the value of the field `model`; None without one. Raises Refusal 400."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary or len(boundary) > 70:
-        raise invalid("The multipart boundary must have 1 to 70 characters.")
-    finder = _ModelFinder()
-    callbacks = {
-        name: getattr(finder, name)
-        for name in (
-            "on_part_begin",
-            "on_header_field",
-            "on_header_value",
-            "on_header_end",
-            "on_part_data",
-            "on_part_end",
-            "on_end",
-        )
-    }
-    try:
-        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        parser.write(body)
-        parser.finalize()
-    except Refusal:
-        raise
-    except (FormParserError, ValueError) as error:
-        raise invalid("The multipart body is not valid.") from error
-    if not finder.is_ended:
+    delimiter = b"--" + _boundary_of(content_type)
+    if not body.startswith(delimiter):
+        raise invalid("The multipart body does not begin with its boundary.")
+    spans: list[tuple[int, int]] = []
+    at, parts = len(delimiter), 0
+    while body[at : at + 2] == b"\r\n":
+        parts += 1
+        if parts > MAX_PARTS:
+            raise invalid(f"The upload has more than {MAX_PARTS} parts.")
+        part = _read_part(body, at + 2, delimiter)
+        if part.is_model:
+            spans.append((part.start, part.end))
+        at = part.end + 2 + len(delimiter)
+    if body[at:] not in (b"--", b"--\r\n") or not parts:
         raise invalid("The multipart body does not end with its boundary.")
-    if len(finder.spans) > 1:
+    if body.count(delimiter) != parts + 1:
+        raise invalid("The multipart boundary stands inside of a part.")
+    if len(spans) > 1:
         raise invalid("'model' is given more than once.", param="model")
-    return finder.spans[0] if finder.spans else None
+    return spans[0] if spans else None
+
+
+def _boundary_of(content_type: bytes) -> bytes:
+    match = _BOUNDARY.fullmatch(content_type)
+    boundary = (match[1] or match[2]) if match is not None else b""
+    if content_type.lower().count(b"boundary") != 1 or not _BOUNDARY_VALUE.fullmatch(boundary):
+        raise invalid("The multipart boundary must stand once and have 1 to 70 characters.")
+    return boundary
+
+
+def _read_part(body: bytes, start: int, delimiter: bytes) -> _Part:
+    """The part whose headers begin at `start`. Raises Refusal."""
+    headers_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEADER_BYTES)
+    if headers_end < 0:
+        raise invalid("A part of the upload has no header, or too large a one.")
+    content = headers_end + 4
+    end = body.find(b"\r\n" + delimiter, content)
+    if end < 0 or body.startswith(delimiter, content):
+        raise invalid("The multipart body does not end with its boundary.")
+    return _Part(_is_model(_headers_of(body[start:headers_end])), content, end)
+
+
+def _headers_of(block: bytes) -> dict[bytes, bytes]:
+    """By lower-case name. Raises Refusal."""
+    lines = block.split(b"\r\n")
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None or match[1].lower() in headers or len(lines) > MAX_PART_HEADERS:
+            raise _bad_header()
+        headers[match[1].lower()] = match[2].strip()
+    return headers
+
+
+def _is_model(headers: dict[bytes, bytes]) -> bool:
+    """Whether the part is the field `model`, in a form that everybody reads alike. Raises Refusal."""
+    match = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
+    if match is None or headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
+        raise _bad_header()
+    parameters = _PARAMETER.findall(match[1])
+    values = {name.lower(): quoted or token for name, quoted, token in parameters}
+    if len(values) != len(parameters) or b"name*" in values or b"\\" in values.get(b"name", b"\\"):
+        raise _bad_header()
+    is_model: bool = values[b"name"] == b"model"
+    coding = headers.get(b"content-transfer-encoding", b"binary").lower()
+    if is_model and (coding not in _PLAIN or b"content-encoding" in headers):
+        raise _bad_header()
+    return is_model
+
+
+def _bad_header() -> Refusal:
+    return invalid("A part of the upload has a header that readers may read differently.")

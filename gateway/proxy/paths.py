@@ -20,6 +20,7 @@ class ModelSource(Enum):
     BODY = "body"  # JSON or multipart field, required
     BODY_OPTIONAL = "body_optional"
     PATH = "path"
+    QUERY = "query"
 
 
 class LocalPath(Enum):
@@ -39,6 +40,7 @@ class Endpoint(NamedTuple):
     model_source: ModelSource = ModelSource.BODY
     local_path: LocalPath | None = None
     model: str | None = None
+    is_tunnel: bool = False
 
 
 _REQUIRED = ("chat/completions", "completions", "responses", "messages", "embeddings")
@@ -53,8 +55,9 @@ _MAX_WILD_SEGMENTS = 4
 class PathTable:
     """Finds the endpoint of a request, or refuses it."""
 
-    def __init__(self, extra_paths: Iterable[str] = ()) -> None:
+    def __init__(self, extra_paths: Iterable[str] = (), websocket_paths: Iterable[str] = ()) -> None:
         self.extra_paths = tuple(extra_paths)
+        self.websocket_paths = tuple(websocket_paths)
         self._exact: dict[bytes, Endpoint] = {
             f"/v1/{name}".encode(): Endpoint(f"/v1/{name}", b"POST") for name in _REQUIRED
         }
@@ -73,6 +76,10 @@ class PathTable:
                 self._wild[path[:-1].encode()] = path
             else:
                 self._exact[path.encode()] = Endpoint(path, b"POST", ModelSource.BODY_OPTIONAL)
+        self._tunnels = {
+            path.removesuffix("*").encode(): Endpoint(path, b"GET", ModelSource.QUERY, is_tunnel=True)
+            for path in self.websocket_paths
+        }
 
     def find(self, method: bytes, path: bytes) -> Endpoint:
         """Raises Refusal 404 for an unknown path, 405 for a known one with another method."""
@@ -81,6 +88,8 @@ class PathTable:
                 405, "method_not_allowed", "GET and POST are taken here.", headers=b"allow: GET, POST\r\n"
             )
         endpoint = self._exact.get(path) or self._find_pattern(path)
+        if endpoint is None or method != endpoint.method:
+            endpoint = self._find_tunnel(path) or endpoint
         if endpoint is None:
             raise Refusal(404, "not_found", "There is no such path on this port.")
         if method != endpoint.method:
@@ -100,8 +109,19 @@ class PathTable:
                 return Endpoint("/v2/models/*/infer", b"POST", ModelSource.PATH, model=model)
             return Endpoint("/v2/models/*/ready", b"GET", local_path=LocalPath.MODEL_READY, model=model)
         for prefix, name in self._wild.items():
-            if path.startswith(prefix):
-                segments = path[len(prefix) :].split(b"/")
-                if len(segments) <= _MAX_WILD_SEGMENTS and all(map(_SEGMENT.fullmatch, segments)):
-                    return Endpoint(name, b"POST", ModelSource.BODY_OPTIONAL)
+            if _is_below(prefix, path):
+                return Endpoint(name, b"POST", ModelSource.BODY_OPTIONAL)
         return None
+
+    def _find_tunnel(self, path: bytes) -> Endpoint | None:
+        for start, endpoint in self._tunnels.items():
+            if path == start or (start.endswith(b"/") and _is_below(start, path)):
+                return endpoint
+        return None
+
+
+def _is_below(prefix: bytes, path: bytes) -> bool:
+    if not path.startswith(prefix):
+        return False
+    segments = path[len(prefix) :].split(b"/")
+    return len(segments) <= _MAX_WILD_SEGMENTS and all(map(_SEGMENT.fullmatch, segments))

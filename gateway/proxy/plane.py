@@ -18,9 +18,12 @@ from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
 from gateway.core.retries import ExtraAttempts
 from gateway.ports import Clock, StateStore, Telemetry
+from gateway.proxy.door import Door
 from gateway.proxy.downstream import DownstreamConnection
+from gateway.proxy.errors import Refusal
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
+from gateway.proxy.large_bodies import LargeBodies
 from gateway.proxy.listening import DataPort
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
@@ -76,7 +79,10 @@ class DataPlane:
         self.progressed: set[str] = set()  # backends whose answers went on since the last sweep
         self.is_draining = False
         self.buffered_bytes = 0
-        self._connections: set[DownstreamConnection] = set()
+        self.tunnels = 0
+        self.large_bodies = LargeBodies()
+        self.door = Door(lambda: self.settings)
+        self._connections = self.door.inside
         self._out_of_bytes: deque[DownstreamConnection] = deque()
         self._is_empty: asyncio.Event | None = None
         self._port = DataPort(lambda scheme: DownstreamConnection(self, scheme))
@@ -134,17 +140,19 @@ class DataPlane:
         self._sweeper.cancel()
         self.waiting.close()
         self._port.close()
-        for connection in tuple(self._connections):
+        for connection in (*self._connections, *self.door.answered):
             connection.transport.abort()
         for pool in self.pools.values():
             pool.close_idle()
         await asyncio.sleep(0)
+        self.large_bodies.close()
 
-    def joined(self, connection: DownstreamConnection) -> None:
-        self._connections.add(connection)
+    def joined(self, connection: DownstreamConnection) -> Refusal | None:
+        """A client has connected; a refusal when it may not."""
+        return self.door.enter(connection)
 
     def left(self, connection: DownstreamConnection) -> None:
-        self._connections.discard(connection)
+        self.door.leave(connection)
         if self._is_empty is not None and not self._connections:
             self._is_empty.set()
 
@@ -202,7 +210,7 @@ class DataPlane:
             if self.progressed:
                 self.apply(BytesSeen(tuple(self.progressed)))
                 self.progressed.clear()
-            for connection in tuple(self._connections):
+            for connection in (*self._connections, *self.door.answered):
                 if now_s >= connection.deadline_s:
                     connection.expire()
             for pool in self.pools.values():

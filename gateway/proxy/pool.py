@@ -15,6 +15,8 @@ from gateway.ports import Clock
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.writes import WriteBatch
 
+MIN_SECRET_BYTES = 8
+
 
 class ConnectFailed(Exception):
     """No connection could be made. `reason` tells refused from too slow."""
@@ -41,8 +43,11 @@ class UpstreamPool:
         self._is_retired = False
         # What every request to this backend begins with.
         self.request_lines = b"host: %b\r\n" % endpoint.host_header
+        self.secret = b""  # what no client may see; empty: none, or too short to be told from other text
         if endpoint.auth_header is not None and endpoint.auth_value is not None:
             self.request_lines += b"%b: %b\r\n" % (endpoint.auth_header, endpoint.auth_value)
+            secret = endpoint.auth_value.rpartition(b" ")[2]  # without "Bearer"
+            self.secret = secret if len(secret) >= MIN_SECRET_BYTES else b""
         self._clock = clock
         self.follow(config)
         self._idle: deque[UpstreamConnection] = deque()
@@ -81,6 +86,8 @@ class UpstreamPool:
             raise ConnectFailed(Reason.CONNECT_TIMEOUT) from exc
         except OSError as exc:
             raise ConnectFailed(Reason.CONNECT_FAILED) from exc
+        if not connection.is_usable():
+            raise ConnectFailed(Reason.RESET)  # it spoke, or left, before it was asked anything
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

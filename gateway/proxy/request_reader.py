@@ -6,15 +6,16 @@ before the next is read. Whole requests go to the connection; so does the refusa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 
 from gateway.proxy.chunks import ChunkedBody
-from gateway.proxy.errors import Refusal, body_too_large, malformed
+from gateway.proxy.errors import Refusal, body_too_large, framing_too_large, malformed
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
 from gateway.proxy.paths import Endpoint, PathTable
 from gateway.proxy.repeats import RepeatedHead
+from gateway.proxy.websocket import handshake_of
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # Framing bytes (size lines, extensions, trailers) a chunked body may cost beyond honest tiny chunks.
 MAX_FRAMING_BYTES = 16 * 1024
+# Pieces of a body that are kept as they came, before they are made into one.
+MAX_PIECES = 512
+FOLD_BYTES = 256 * 1024
 
 
 class Request(NamedTuple):
@@ -42,6 +46,7 @@ class RequestReader:
         "_chunks",
         "_connection",
         "_endpoint",
+        "_folded",
         "_framing_head",
         "_head",
         "_headers",
@@ -78,7 +83,8 @@ class RequestReader:
         self._head: RequestHead | None = None
         self._endpoint: Endpoint | None = None
         self._refusal: Refusal | None = None
-        self._body: list[bytes] = []
+        self._body: list[bytes | bytearray] = []
+        self._folded = bytearray()
         self._raw_head = b""
         self._chunks: ChunkedBody | None = None
         self._is_upgrade = False
@@ -153,8 +159,8 @@ class RequestReader:
         if (chunks := self._chunks) is not None:
             if chunks.promised_bytes > self._plane.settings.max_body_bytes:
                 refuse(body_too_large(self._plane.settings.max_body_bytes))
-            elif chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
-                refuse(malformed("Too much chunk framing for the body it carries."))
+            elif chunks.is_overlong or chunks.framing_bytes > MAX_FRAMING_BYTES + 4 * self.body_bytes:
+                refuse(framing_too_large())
 
     def _read_without_upgrade(self) -> None:
         """An Upgrade is not followed: what comes after the head is read as the framing says.
@@ -200,6 +206,8 @@ class RequestReader:
             self._connection.body_announced()
         try:
             self._endpoint = self._plane.settings.paths.find(head.method, head.path)
+            if self._endpoint.is_tunnel:
+                handshake_of(head)
             if head.content_length is not None and head.content_length > self._plane.settings.max_body_bytes:
                 raise body_too_large(self._plane.settings.max_body_bytes)
         except Refusal as refusal:
@@ -218,8 +226,19 @@ class RequestReader:
             raise body_too_large(self._plane.settings.max_body_bytes)
         self.body_bytes += size
         self._body.append(chunk)
+        if len(self._body) > MAX_PIECES or self.body_bytes - len(self._folded) > FOLD_BYTES:
+            self._fold()
         if self._plane.take_bytes(size):
             self._connection.wait_for_room()
+
+    def _fold(self) -> None:
+        """Tiny chunks cost twenty times their bytes while each is an object of its own.
+
+        And a large body is put together as it comes: to join 32 MiB at its end takes 10 ms, and all wait.
+        """
+        for piece in self._body:
+            self._folded += piece
+        self._body = []
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
@@ -230,8 +249,12 @@ class RequestReader:
             self._repeated_head = head
             self._repeated_endpoint = self._endpoint
             self._repeated_paths = self._plane.settings.paths
+        if self._folded:
+            self._fold()
+            self._body = [self._folded]
         body = self._body
         whole = body[0] if len(body) == 1 else b"".join(body)
-        request = Request(self._head, self._endpoint, whole, self._plane.clock(), self._refusal)
+        # A bytearray, if it is one, is only read from here on, as bytes are.
+        request = Request(self._head, self._endpoint, cast(bytes, whole), self._plane.clock(), self._refusal)
         self._forget()
         self._connection.accept(request)

@@ -26,6 +26,8 @@ class PlaneSettings:
     paths: PathTable
     max_body_bytes: int
     max_buffered_bytes: int
+    max_connections: int
+    max_connections_per_client: int | None
     exposes_routing: bool
 
     def set_budget(self, extra: ExtraAttempts) -> None:
@@ -36,14 +38,17 @@ class PlaneSettings:
 def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSettings:
     """`before` is in force until now: a table of paths that stays the same is the same object."""
     known = before.paths if before is not None else None
-    is_known = known is not None and known.extra_paths == config.paths
+    wanted = (config.paths, config.websocket_paths)
+    is_known = known is not None and (known.extra_paths, known.websocket_paths) == wanted
     return PlaneSettings(
         timeouts=config.timeouts,
         retry=config.retry,
         hedge=config.hedge,
         hold=hold_of(config),
-        paths=known if is_known and known is not None else PathTable(config.paths),
+        paths=known if is_known and known is not None else PathTable(*wanted),
         max_body_bytes=config.max_body_bytes,
         max_buffered_bytes=config.max_buffered_bytes,
+        max_connections=config.max_connections,
+        max_connections_per_client=config.max_connections_per_client,
         exposes_routing=config.expose_routing,
     )

@@ -21,6 +21,7 @@ from gateway.proxy.headers import (
     Headers,
     ResponseHead,
     read_response_head,
+    without_secret,
 )
 from gateway.proxy.repeats import RepeatedHead
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 # 100, 102 and 103 answers before the real one; more is a flood (FAULTS RS-32).
 MAX_INTERIM_ANSWERS = 8
-# Framing bytes (chunk sizes, extensions, trailers) beyond what honest one-byte chunks would need.
+# llhttp passes over line ends before a status line: they are left over from something else.
+_FIRST_BYTE = ord("H")
+_BLANK_LINE = b"\r\n\r\n"
+# Framing bytes (chunk sizes, extensions, trailers) beyond what honest one-byte chunks would need; also the
+# most that may come in a row without a byte of the body.
 MAX_FRAMING_BYTES = 16 * 1024
 
 
@@ -42,16 +47,28 @@ class Receiver(Protocol):
     def on_answer_failed(self, reason: Reason) -> None: ...
 
 
+class Switcher(Protocol):
+    """Who has asked a backend to switch protocols."""
+
+    def read_switch(self, reason: bytes, version: str, headers: Headers) -> ResponseHead:
+        """Checks the 101. Raises BadResponse."""
+
+    def on_switched(self, head: ResponseHead, transport: asyncio.Transport, rest: bytes) -> None:
+        """The connection is the switcher's now, with the `rest` of what came; nothing more is called."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a backend."""
 
     __slots__ = (
+        "_dry_bytes",
         "_fed_bytes",
         "_head",
         "_head_bytes",
         "_headers",
         "_interim_answers",
         "_is_complete",
+        "_is_head_large",
         "_is_in_chunk",
         "_is_paused",
         "_keeps_alive",
@@ -63,12 +80,15 @@ class UpstreamConnection(asyncio.Protocol):
         "_receiver",
         "_repeated",
         "_repeated_head",
+        "_switch_head",
         "_transport",
+        "_unsent_at",
         "_whole_chunk_bytes",
         "_whole_chunks_to",
         "has_answered",
         "idle_since_s",
         "made_s",
+        "switcher",
         "was_idle",
     )
 
@@ -80,6 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._repeated = RepeatedHead()
         self._repeated_head: ResponseHead | None = None
         self._is_paused = False
+        self._unsent_at = -1
         self.made_s = now_s
         self.idle_since_s = now_s
         self.was_idle = False
@@ -93,20 +114,25 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._parsed_bytes = 0
         self._fed_bytes = 0
+        self._dry_bytes = 0
         self._whole_chunk_bytes = 0
         self._is_in_chunk = False
         self._whole_chunks_to: Callable[[bytes], None] | None = None
         self._pass_on: Callable[[bytes], None] | None = None  # the same, between two chunks
         self._interim_answers = 0
+        self._is_head_large = False
         self._is_complete = False
         self._keeps_alive = False
         self.has_answered = False
+        self.switcher: Switcher | None = None
+        self._switch_head: ResponseHead | None = None
 
     # --- what the attempt calls ----------------------------------------------------------------------
 
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         self._receiver = receiver
         writes = self._pool.writes
+        self._unsent_at = writes.flushes
         if len(body) < 16 * 1024:
             writes.add(self._transport, head + body)
         else:
@@ -116,9 +142,10 @@ class UpstreamConnection(asyncio.Protocol):
     def pass_whole_chunks(self, write: Callable[[bytes], None]) -> None:
         """From here on a segment that is one whole chunk goes to `write` as it is, framing and all.
 
-        The receiver does not hear of it; `body_bytes` counts it.
+        The receiver does not hear of it; `body_bytes` counts it. An error is looked through for secrets.
         """
-        self._whole_chunks_to = write
+        if not self._is_error:
+            self._whole_chunks_to = write
 
     @property
     def body_bytes(self) -> int:
@@ -167,30 +194,43 @@ class UpstreamConnection(asyncio.Protocol):
         if self._receiver is None:
             self._transport.abort()  # a byte nobody asked for
             return
-        self.has_answered = True
         is_first = self._head is None and not self._head_bytes
+        if is_first and self._unsent_at == self._pool.writes.flushes:
+            self._fail(Reason.BAD_RESPONSE)  # before the request is out: whatever it answers, it is not that
+            return
+        self.has_answered = True
+        if is_first and data[0] != _FIRST_BYTE:
+            self._fail(Reason.BAD_RESPONSE)
+            return
         if is_first and (body_start := self._repeated.body_start(data)) and self._repeated_head is not None:
             self._take_repeated(self._repeated_head, data[body_start:])
             return
+        parsed_bytes = self._parsed_bytes
+        self._is_head_large = self._head is None and self._head_bytes + len(data) > MAX_HEAD_BYTES
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            # What broke may be ours (BadResponse raised in a callback) or the parser's own verdict;
-            # bytes after a complete answer only cost the connection.
-            self._fail(Reason.BAD_RESPONSE)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broke_off(error, data)
             return
         if self._head is None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(Reason.BAD_RESPONSE)
         elif self._is_complete:
-            if is_first and self._head.length is not None and self._keeps_alive:
+            if self._leaves_over(data, self._parsed_bytes - parsed_bytes):
+                self._transport.abort()
+                return
+            if is_first and self._head.length is not None and self._keeps_alive and not self._is_error:
                 self._repeated.learn(data)
                 self._repeated_head = self._head
             self._retire()
         elif self._head.is_chunked:
             self._fed_bytes += len(data)
-            if self._fed_bytes > MAX_FRAMING_BYTES + 8 * self._parsed_bytes:
+            self._dry_bytes = self._dry_bytes + len(data) if parsed_bytes == self._parsed_bytes else 0
+            if (
+                self._fed_bytes > MAX_FRAMING_BYTES + 8 * self._parsed_bytes
+                or self._dry_bytes > MAX_FRAMING_BYTES
+            ):
                 self._fail(Reason.BAD_RESPONSE)
             elif not self._is_in_chunk and data.endswith(b"\r\n"):
                 # A whole size line would have begun a chunk, and part of one has no line end.
@@ -221,19 +261,33 @@ class UpstreamConnection(asyncio.Protocol):
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._is_head_large:
+            self._measure_head()
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             self._interim_answers += 1
             if self._interim_answers > MAX_INTERIM_ANSWERS:
                 raise BadResponse("a flood of interim answers")
             return
+        if status == 101 and self.switcher is not None:
+            # The end of its head is not the end of an answer: the parser stops there, and `_switch` goes on.
+            version = self._parser.get_http_version()
+            self._switch_head = self.switcher.read_switch(self._reason_phrase, version, self._headers)
+            return
         # Asked here because llhttp forgets what it read of Connection once the message is complete.
         self._keeps_alive = self._parser.should_keep_alive()
-        self._head = read_response_head(
-            status, self._reason_phrase, self._parser.get_http_version(), self._headers
-        )
+        head = read_response_head(status, self._reason_phrase, self._parser.get_http_version(), self._headers)
+        if (secret := self._pool.secret) and secret in head.forward:
+            head = without_secret(head, secret)
+        self._head = head
         if self._receiver is not None:
             self._receiver.on_answer_head(self._head)
+
+    def _measure_head(self) -> None:
+        """A large segment may hold a large head, or a small one and much of a body."""
+        self._head_bytes += sum(len(name) + len(value) for name, value in self._headers)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise BadResponse(f"a head of more than {MAX_HEAD_BYTES} bytes")
 
     def on_chunk_header(self) -> None:
         self._is_in_chunk = True
@@ -243,6 +297,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         self._parsed_bytes += len(chunk)
+        if (secret := self._pool.secret) and self._is_error and secret in chunk:
+            chunk = chunk.replace(secret, b"*" * len(secret))  # "invalid key: ..."
         if self._receiver is not None:
             self._receiver.on_answer_body(chunk)
 
@@ -252,6 +308,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._reason_phrase = b""
         else:
             self._complete()
+
+    @property
+    def _is_error(self) -> bool:
+        return self._head is not None and self._head.status >= 400
 
     def _take_repeated(self, head: ResponseHead, body: bytes) -> None:
         """The whole answer in one segment, with the head of the last one but for its length."""
@@ -268,6 +328,22 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete()
         self._retire()
 
+    def _broke_off(self, error: Exception, data: bytes) -> None:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._switch(data[error.args[0] :])
+        else:
+            # What broke may be ours (BadResponse raised in a callback) or the parser's own verdict;
+            # bytes after a complete answer only cost the connection.
+            self._fail(Reason.BAD_RESPONSE)
+
+    def _switch(self, rest: bytes) -> None:
+        head, switcher = self._switch_head, self.switcher
+        if head is None or switcher is None:
+            self._fail(Reason.BAD_RESPONSE)  # nobody asked
+            return
+        self._receiver = self.switcher = None
+        switcher.on_switched(head, self._transport, rest)
+
     # --- ends ----------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
@@ -275,6 +351,16 @@ class UpstreamConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.on_answer_end()
+
+    def _leaves_over(self, data: bytes, body_bytes: int) -> bool:
+        """Line ends behind the answer: llhttp takes them for blank lines. Of other bytes it complains itself.
+
+        `data` ended the answer, `body_bytes` of its body were in it.
+        """
+        assert self._head is not None
+        end = len(data) if self._head.is_chunked else len(data) - body_bytes
+        blank = data[max(end - 6, 0) : end]  # before the body, or behind the last chunk
+        return not _BLANK_LINE.endswith(blank[-4:]) or blank == _BLANK_LINE + b"\r\n"
 
     def _retire(self) -> None:
         """The answer ended cleanly: back to the pool, if both sides may go on using the connection."""

@@ -17,11 +17,12 @@ MAX_WAITING_BYTES = 16 * 1024
 class WriteBatch:
     """Keeps the order of writes per transport. Flush before a transport is closed: see `flush`."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_loop", "_waiting", "flushes")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.flushes = 0  # what was added before the last one is written
 
     def add(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         if not self._waiting:
@@ -48,6 +49,7 @@ class WriteBatch:
     def flush(self) -> None:
         """Writes all that waits, now."""
         waiting, self._waiting = self._waiting, []
+        self.flushes += 1
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)

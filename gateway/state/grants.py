@@ -112,8 +112,12 @@ class GrantBook:
         backend_id = candidate.backend.id
         is_urgent = self._frees_one(backend_id, now_s)
         if candidate.is_probe:
-            is_urgent = self._frees_one(permit_of(backend_id), now_s) or is_urgent
+            is_urgent = self.give_back_permit(candidate, now_s) or is_urgent
         return is_urgent
+
+    def give_back_permit(self, candidate: Candidate, now_s: float) -> bool:
+        """Of a candidate that is a probe. True as above."""
+        return self._frees_one(permit_of(candidate.backend.id), now_s)
 
     def _frees_one(self, backend_id: str, now_s: float) -> bool:
         slots = self.slots[backend_id]

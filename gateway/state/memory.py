@@ -83,5 +83,10 @@ class MemoryStore:
         if self._watcher is not None:
             self._watcher.on_room(backend_id)
 
+    def release_permit(self, lease: Lease) -> None:
+        if lease.candidate.is_probe and not lease.is_released:
+            self._probed.discard(lease.candidate.backend.id)
+            lease.candidate = lease.candidate._replace(is_probe=False)
+
     def leases_held(self, backend_id: str) -> int:
         return self._held.get(backend_id, 0)

@@ -166,6 +166,12 @@ class SharedStore:
             lease.is_released = True
             self._give_back(lease.candidate)
 
+    def release_permit(self, lease: Lease) -> None:
+        if lease.candidate.is_probe and not lease.is_released:
+            if self._book.give_back_permit(lease.candidate, self._clock()):
+                self._wake.set()
+            lease.candidate = lease.candidate._replace(is_probe=False)
+
     def leases_held(self, backend_id: str) -> int:
         slots = self._book.slots.get(backend_id)
         return slots.in_use if slots is not None else 0

@@ -66,6 +66,15 @@ SHEDS = MetricSpec(
     ("reason",),
     "Requests refused by the gateway for want of capacity; `reason` is the error code of the answer.",
 )
+REFUSED = MetricSpec(
+    "refused_total",
+    "counter",
+    ("reason",),
+    "Requests refused for what they are, before any byte went to a backend: malformed, head_too_large, "
+    "framing_too_large (chunk extensions, trailers), body_too_large, too_slow, expectation, method, "
+    "not_found (path or model), content_type, invalid (well framed, but what it says is wrong), "
+    "unauthorized.",
+)
 RETRIES = MetricSpec(
     "retries_total",
     "counter",
@@ -215,7 +224,23 @@ STORE_EXCHANGE = MetricSpec(
     "One exchange with the shared store; `result` is ok or failed.",
     EXCHANGE_BOUNDS_S,
 )
+TUNNELS = MetricSpec("tunnels", "gauge", (), "WebSocket tunnels open now.")
+TUNNEL_SECONDS = MetricSpec(
+    "tunnel_seconds",
+    "histogram",
+    _PLACE,
+    "From the first byte of a request to the end of its WebSocket tunnel. Tunnels are in no other histogram; "
+    "in `requests_total` their code is 101.",
+    DURATION_BOUNDS_S,
+)
 DOWNSTREAM_CONNECTIONS = MetricSpec("downstream_connections", "gauge", (), "Client connections open now.")
+REFUSED_CONNECTIONS = MetricSpec(
+    "refused_connections_total",
+    "counter",
+    ("reason",),
+    "Client connections turned away; `reason` is the setting that said so: max_connections or "
+    "max_connections_per_client.",
+)
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
 ACCESS_LOG_DROPPED = MetricSpec(
     "access_log_dropped_total",
@@ -298,6 +323,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     REQUESTS,
     SPILLS,
     SHEDS,
+    REFUSED,
     RETRIES,
     RETRIES_DENIED,
     HEDGES,
@@ -323,7 +349,10 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     STORE_DEGRADED,
     STORE_GATEWAYS,
     STORE_EXCHANGE,
+    TUNNELS,
+    TUNNEL_SECONDS,
     DOWNSTREAM_CONNECTIONS,
+    REFUSED_CONNECTIONS,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
     SPANS_DROPPED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -35,6 +35,8 @@ class GaugeSources:
     leases_held: Callable[[str], int]
     store_health: Callable[[], StoreHealth] = StoreHealth
     downstream_connections: Callable[[], int] = _zero
+    tunnels: Callable[[], int] = _zero
+    refused_connections: Callable[[], Mapping[str, int]] = dict
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     waiting: Callable[[], int] = _zero
@@ -69,6 +71,7 @@ class Exposition(Collector):
         yield gauge(catalogue.STORE_GATEWAYS, {(): health.gateways})
         for spec, values in health_gauges(self._sources.view, self._sources.clock()):
             yield gauge(spec, values)
+        yield gauge(catalogue.TUNNELS, {(): self._sources.tunnels()})
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
@@ -81,10 +84,13 @@ class Exposition(Collector):
         yield counter(catalogue.REQUESTS, requests)
         yield counter(catalogue.SPILLS, metrics.spills)
         yield counter(catalogue.SHEDS, metrics.sheds)
+        yield counter(catalogue.REFUSED, metrics.refused)
         yield counter(catalogue.RETRIES, metrics.retries)
         yield counter(catalogue.RETRIES_DENIED, metrics.retries_denied)
         yield counter(catalogue.HEDGES, metrics.hedges)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
+        refused = self._sources.refused_connections()
+        yield counter(catalogue.REFUSED_CONNECTIONS, {(reason,): count for reason, count in refused.items()})
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
         yield counter(catalogue.SPANS_DROPPED, {(): self._sources.spans_dropped()})
         yield counter(catalogue.TELEMETRY_FAILURES, {(): metrics.failures})
@@ -93,6 +99,8 @@ class Exposition(Collector):
         timings = self._metrics.timings
         yield histogram(catalogue.TTFT, {labels: t.ttft for labels, t in timings.items()})
         yield histogram(catalogue.DURATION, {labels: t.duration for labels, t in timings.items()})
+        tunnels = self._metrics.tunnel_timings
+        yield histogram(catalogue.TUNNEL_SECONDS, {labels: t.duration for labels, t in tunnels.items()})
         yield histogram(catalogue.STORE_EXCHANGE, self._metrics.exchanges)
         yield histogram(catalogue.OVERHEAD, {labels: t.overhead for labels, t in timings.items()})
         yield histogram(catalogue.HOLD, self._metrics.holds)

@@ -62,13 +62,20 @@ FIELDS: tuple[LogField, ...] = (
         "or nothing was planned. Bounded: the label of the metrics.",
     ),
     LogField("stream", bool, "", NEVER, "Whether the client asked for a stream; false until that is read."),
-    LogField("status", int, "HTTP status", NEVER, "Sent to the client; 0 when it left before any."),
+    LogField(
+        "status",
+        int,
+        "HTTP status",
+        NEVER,
+        "Sent to the client; 101 for a WebSocket tunnel, 0 when it left before any.",
+    ),
     LogField(
         "error_code",
         str,
         "",
         "null when the answer is a backend's, and whole",
-        "Of an error that the gateway itself made: see [the list](http-interface.md#errors).",
+        "Of an error that the gateway itself made: see [the list](http-interface.md#errors). `tunnel_idle` "
+        "and `tunnel_total`: it ended a WebSocket tunnel at that limit.",
     ),
     LogField(
         "outcome",
@@ -116,14 +123,14 @@ FIELDS: tuple[LogField, ...] = (
         float,
         "milliseconds",
         "null when no backend's byte went to the client",
-        "From the first byte of the request to the first body byte of the answer.",
+        "From the first byte of the request to the first body byte of the answer; of a tunnel to its 101.",
     ),
     LogField(
         "duration_ms",
         float,
         "milliseconds",
         NEVER,
-        "From the first byte of the request to the last byte of its answer.",
+        "From the first byte of the request to the last byte of its answer, or to the end of its tunnel.",
     ),
     LogField(
         "overhead_ms",
@@ -140,8 +147,20 @@ FIELDS: tuple[LogField, ...] = (
         NEVER,
         "How long the request waited for a slot: see [`hold`](configuration.md#hold); 0 when it did not.",
     ),
-    LogField("bytes_in", int, "bytes", NEVER, "Of the request's body, as far as it was read."),
-    LogField("bytes_out", int, "bytes", NEVER, "Of the answer's body, without the framing of chunks."),
+    LogField(
+        "bytes_in",
+        int,
+        "bytes",
+        NEVER,
+        "Of the request's body, as far as it was read; of a tunnel all that its client sent.",
+    ),
+    LogField(
+        "bytes_out",
+        int,
+        "bytes",
+        NEVER,
+        "Of the answer's body, without the framing of chunks; of a tunnel all that the backend sent.",
+    ),
     LogField(
         "passed_over",
         str,

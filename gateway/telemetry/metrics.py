@@ -25,6 +25,8 @@ SHED_CODES = frozenset({"no_capacity", "no_backend", "queue_timeout", "residency
 # Label values come from the configuration, so this is never near; it bounds what a mistake can cost.
 MAX_SERIES = 5_000
 OTHER = "other"
+# The status of a tunnel.
+SWITCHED = 101
 
 _Key = tuple[str, str, str, Outcome | None, int]
 
@@ -88,8 +90,11 @@ class Metrics:
         self._wall_clock = wall_clock
         self.requests: dict[tuple[str, ...], RequestSeries] = {}
         self.timings: dict[tuple[str, ...], Timings] = {}
+        # Apart: an hour of a tunnel says nothing about requests, nor a handshake about first tokens.
+        self.tunnel_timings: dict[tuple[str, ...], Timings] = {}
         self.spills: dict[tuple[str, ...], int] = {}
         self.sheds: dict[tuple[str, ...], int] = {}
+        self.refused: dict[tuple[str, ...], int] = {}
         self.retries: dict[tuple[str, ...], int] = {}
         self.retries_denied: dict[tuple[str, ...], int] = {}
         self.hedges: dict[tuple[str, ...], int] = {}
@@ -121,8 +126,8 @@ class Metrics:
             histogram.sum_s += ttft_s
         if tier != record.preferred_tier and tier and record.preferred_tier:
             _count(self.spills, (record.preferred_tier, tier, record.spill_reason or OTHER))
-        if record.error_code in SHED_CODES:
-            _count(self.sheds, (record.error_code,))
+        if record.error_code is not None:
+            self._record_error(record.error_code, record.refused)
         if record.held is not None:
             self._record_hold(record.held)
         if record.retries or record.hedge is not None or record.denied_retry is not None:
@@ -135,6 +140,12 @@ class Metrics:
         timings.duration.show(trace_id, record.duration_s, at_s)
         if record.ttft_s is not None:
             timings.ttft.show(trace_id, record.ttft_s, at_s)
+
+    def _record_error(self, code: str, refused: str | None) -> None:
+        if refused is not None:
+            _count(self.refused, (refused,))
+        elif code in SHED_CODES:
+            _count(self.sheds, (code,))
 
     def _record_attempts(self, record: RequestRecord) -> None:
         for retry in record.retries:
@@ -170,7 +181,8 @@ class Metrics:
             labels = (OTHER,) * len(labels)
         series = self.requests.get(labels)
         if series is None:
-            timings = self.timings.setdefault(labels[1:3], Timings())
+            of_kind = self.tunnel_timings if key[4] == SWITCHED else self.timings
+            timings = of_kind.setdefault(labels[1:3], Timings())
             series = self.requests[labels] = RequestSeries(timings)
         if len(self._series_of) < 2 * MAX_SERIES:
             self._series_of[key] = series

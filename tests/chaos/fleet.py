@@ -150,7 +150,10 @@ class Fleet:
         urls = [f"http://{HOST}:{port}" for port in (backend.port, *backend.other_ports)]
         self._url = url
         self._clusters = (
-            "timeouts: {total: 20m}\nclusters:\n"  # longer than the longest story
+            "timeouts: {total: 20m}\n"  # longer than the longest story
+            # Nobody waits: so whatever is slow here is the store's doing.
+            "hold: {max_wait: 0s}\n"
+            "clusters:\n"
             f"- {{name: primary, limit: {limit}, backends: ['{urls[0]}']}}\n"
             f"- {{name: backup, tier: backup, limit: 10000, backends: ['{urls[1]}']}}\n"
         )

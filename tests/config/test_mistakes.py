@@ -14,8 +14,9 @@ WRITE_DURATION = "write a number and a unit: 250ms, 2s, 5m or 1h"
 NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
     "known here: access_log, admin, allow_backends_in, breaker, cluster_policy, clusters, drain_delay, "
-    "drain_timeout, expose_routing, hedge, hold, listen, max_body, max_buffered, paths, pool, retry, state, "
-    "tiers, timeouts, tls, tracing, watch, workers"
+    "drain_timeout, expose_routing, hedge, hold, listen, max_body, max_buffered, max_connections, "
+    "max_connections_per_client, paths, pool, retry, state, tiers, timeouts, tls, tracing, watch, "
+    "websocket_paths, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"

@@ -109,6 +109,20 @@ async def test_a_backend_has_one_probe_permit_beside_its_slots(store):
     assert again.candidate.is_probe
 
 
+async def test_a_probe_with_its_verdict_keeps_the_slot_and_gives_the_permit_back(store):
+    store.set_limits({"a": 2})
+    probe = await store.lease(probe_of("a"))
+    store.release_permit(probe)
+    store.release_permit(probe)
+    assert store.leases_held("a") == 1
+    next_probe = await store.lease(probe_of("a"))
+    assert next_probe is not None
+    store.release(probe)
+    store.release_permit(probe)
+    assert store.leases_held("a") == 1
+    assert await store.lease(probe_of("a")) is None, "the permit is the next probe's now"
+
+
 async def test_a_probe_needs_a_slot_too(store):
     store.set_limits({"a": 1})
     work = await store.lease(plan_over("a"))

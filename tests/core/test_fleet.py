@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.breaker import NO_GENERATION
 from gateway.core.fleet import (
     DEFAULT_RETRY_AFTER_S,
     FOREVER_S,
@@ -17,6 +18,7 @@ from gateway.core.fleet import (
     Fleet,
     SetLimits,
     Ticked,
+    TunnelOpened,
     Undrained,
     UnknownName,
 )
@@ -92,6 +94,20 @@ def test_only_a_told_first_byte_teaches_latency():
     assert (backend.latency.value_s(0.0), backend.in_flight) == (0.7, 1), "at its first byte, not at its end"
     tell(fleet, AttemptFinished("a", SUCCESS))
     assert (backend.latency.value_s(0.0), backend.in_flight) == (0.7, 0)
+
+
+def test_a_tunnel_is_judged_when_it_opens_and_stays_in_flight_until_its_end():
+    fleet = fleet_of(TWO)
+    state = fleet.view.backends["a"]
+    tell(fleet, AttemptStarted("a", 0, 0))
+    assert state.silence.waiting == 1
+    tell(fleet, TunnelOpened("a", 0.2, 0))
+    assert (state.in_flight, state.silence.waiting, state.latency.answered_s) == (1, 0, 0.2)
+    seen = repr(state.breaker.evidence)
+    tell(fleet, AttemptFinished("a", SUCCESS, generation=NO_GENERATION))
+    assert state.in_flight == 0
+    assert repr(state.breaker.evidence) == seen, "its end said something"
+    tell(fleet, TunnelOpened("gone", 1.0, 0))
 
 
 def test_events_of_a_backend_nobody_knows_change_nothing():

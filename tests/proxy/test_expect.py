@@ -72,7 +72,7 @@ async def test_whole_pipelined_requests_that_expect_it_are_answered_in_order(pai
         (expecting(path="/nowhere")[0], 404),
         (expecting(b'{"model":"m","x":"%b"}' % (b"x" * 2000))[0], 413),
         (expecting(value="200-maybe")[0], 417),
-        (expecting()[0].replace(b"Expect", b"Expect: 100-continue\r\nExpect"), 400),
+        (expecting()[0].replace(b"Expect", b"Expect: 100-continue\r\nExpect"), 417),
     ],
     ids=["path", "size", "value", "twice"],
 )

@@ -12,6 +12,7 @@ import trustme
 
 from gateway.proxy.downstream import LINGER_S
 from tests.proxy.dialogue import BODY, LAST_CHUNK, Client, chunk, event_stream, post, settled
+from tests.proxy.tunnels import Switching, ask, switch, text_frame
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,26 @@ async def test_an_idle_tls_client_that_does_not_answer_does_not_hold_up_the_end(
     assert await gateway.gateway.drain() is True
     assert time.monotonic() - began_s < LINGER_S + 1
     client.close()
+
+
+async def test_a_tunnel_through_tls_on_both_sides_ends_for_both(
+    start_backend, start_gateway, server_tls, client_tls, files
+):
+    backend = await start_backend(tls=server_tls)
+    gateway = await start_gateway(
+        "tls: {cert_file: cert.pem, key_file: key.pem}", fleet(backend.url, "ca_file: ca.pem")
+    )
+    gateway.is_stopped = True  # looked at below: its clients speak TLS
+    engine = Switching(backend, switch() + text_frame(b"first"))
+    client = await gateway.connect(client_tls)
+    await client.send(ask())
+    await client.head()
+    assert await client.reader.readexactly(7) == text_frame(b"first")
+    large = b"x" * 2_000_000
+    client.writer.write(large)
+    assert await settled(lambda: engine.heard == [large], within_s=3)
+    engine.ends[0].transport.close()
+    assert await client.rest() == b""
+    assert await settled(lambda: gateway.is_clean and gateway.plane.connection_count == 0)
+    assert gateway.records[-1].bytes_in == len(large)
+    await gateway.stop()

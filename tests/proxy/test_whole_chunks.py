@@ -78,10 +78,12 @@ class Hearing:
         self.ended: str | Reason | None = None
         self.returned = self.aborted = False
         self._takes_whole_chunks = takes_whole_chunks
+        self.secret = b""
         self.connection = UpstreamConnection(self, 0.0)  # type: ignore[arg-type]
         self.connection.connection_made(self)  # type: ignore[arg-type]
-        self.writes = types.SimpleNamespace(add=lambda transport, data: None)
+        self.writes = types.SimpleNamespace(add=lambda transport, data: None, flushes=0)
         self.connection.send(self, b"", b"")
+        self.writes.flushes += 1
 
     def feed(self, segments: list[bytes]) -> None:
         for segment in segments:

@@ -51,6 +51,10 @@ CUTS = {
     "RS-26": (event_stream() + chunk(EVENT), Ending.RST),
     "RS-27": (event_stream() + chunk(EVENT), b"XX\r\nfoo\r\n"),
     "RS-28": (event_stream() + chunk(EVENT), b"f" * 17 + b"\r\nfoo\r\n"),
+    "RS-29": (event_stream() + chunk(EVENT), b"5;" + b"e" * 65_536),
+    "RS-29-late": (event_stream() + chunk(b"x" * 60_000), b"5;" + b"e" * 65_536),
+    "RS-30": (event_stream() + chunk(EVENT) + b"0\r\n", b"X-T: a\r\n" * 5_000),
+    "RS-30-late": (event_stream() + chunk(b"x" * 60_000) + b"0\r\n", b"X-T: " + b"a" * 65_536),
     "RS-42": (OK + b"Content-Type: text/event-stream\r\n\r\n" + EVENT, Ending.RST),
 }
 

@@ -145,6 +145,15 @@ def test_each_histogram_gets_its_own_time(watched: Watched, record: Record) -> N
         assert scrape.value(f"{name}_seconds_bucket", le=repr(above), **place) == 1, name
 
 
+def test_an_hour_of_a_tunnel_is_no_duration_of_a_request(watched: Watched, record: Record) -> None:
+    watched.metrics.record(record(status=101, duration_s=3600.0))
+    scrape = watched.scrape()
+    place = {"cluster": "here", "tier": "primary"}
+    assert scrape.value("tunnel_seconds_sum", **place) == 3600.0
+    assert scrape.value("tunnel_seconds_count", **place) == 1
+    assert scrape.value("duration_seconds_count", **place) is None
+
+
 def test_a_request_without_a_first_byte_has_no_ttft(watched: Watched, record: Record) -> None:
     watched.metrics.record(record(ttft_s=None, status=504))
     scrape = watched.scrape()
