@@ -1,6 +1,6 @@
 """`spillway serve`, and at SIGUSR1 a count of all that lives in it, as JSON in a file.
 
-    python -m tests.chaos.census_gateway CONFIG CENSUS_FILE
+python -m tests.chaos.census_gateway CONFIG CENSUS_FILE
 """
 
 from __future__ import annotations

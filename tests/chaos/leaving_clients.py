@@ -25,7 +25,7 @@ MANNERS = [STAY, PIECES, LATE, PAIR, *LEAVING]
 WEIGHTS = [40.0, 8.0, 0.2, 2.0, *([4.0] * len(LEAVING))]
 # Longer than any deadline of the gateway's: who waits so long waits for ever.
 HUNG_S = 20.0
-BACK_OFF_S = 0.03
+BACK_OFF_S = 0.05
 # Added to a request's number for the one that is pipelined behind it.
 SECOND = 10_000_000
 
@@ -44,7 +44,7 @@ class Ledger:
     cut: int = 0
     unanswered: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
 
     def answered(self, name: str, answer: Answer) -> None:
         """The answer to a request that was sent whole."""
@@ -52,7 +52,7 @@ class Ledger:
         self.statuses[answer.status] += 1
         self.cut += not answer.is_whole
         if (why := _what_is_wrong(name, answer)) is not None:
-            self.wrong.append(f"{name}: {why}")
+            self.wrong[name] = why
 
     @property
     def requests(self) -> int:
@@ -170,7 +170,7 @@ class Clients:
         answer = await client.answer(HUNG_S)
         self.ledger.answered(name, answer)
         if answer.status != 408:
-            self.ledger.wrong.append(f"{name}: {answer.status} without a body")
+            self.ledger.wrong[name] = f"{answer.status} without a body"
         return False
 
     async def _pair(self, client: Client, name: str) -> bool:
@@ -187,7 +187,7 @@ class Clients:
         self.ledger.must[name] = int(head[9:12])
         self.ledger.statuses[int(head[9:12])] += 1
         if b"x-request-id: %b\r\n" % name.encode() not in head.lower():
-            self.ledger.wrong.append(f"{name}: the answer to another")
+            self.ledger.wrong[name] = "the answer to another"
         if self._random.random() < 0.5:
             await client.reader.read(self._random.randint(1, 200))
 

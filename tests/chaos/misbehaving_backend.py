@@ -5,6 +5,10 @@
 Says its ports in one line of JSON; the last one only answers questions, the others are backends:
 `GET /counts` gives what they did, `GET /seen` the numbers of the requests that they read whole. A good answer
 carries the request's number and ends in a mark, so that a client can tell a whole answer of its own.
+
+`crossed` are requests on a connection on which a stray answer was written before, by how many seconds the
+first of them came after it: the two may have met on the way. Then nobody can know that the one is no answer
+to the other, nor the next answer one to the next request, until the connection is idle again.
 """
 
 from __future__ import annotations
@@ -129,6 +133,8 @@ FAULTS: dict[str, Callable[[Ask, Random], list[Step]]] = {
     "unsolicited answer later": lambda ask, random: [*_whole(ask, random), LATER],
     "closed after the answer": lambda ask, random: [*_whole(ask, random), CLOSE],
 }  # fmt: skip
+# Each costs the backend's slots for a second; drawn as often as the others they would leave nothing to serve.
+SAYS_FULL = {"503", "429", "429 for a second"}
 # Drawn before the body is read.
 EARLY, UNREAD = "answer before the body", "reset before the body"
 
@@ -144,14 +150,19 @@ class Books:
         self.fault_share = fault_share
         self.faults: Counter[str] = Counter()
         self.seen: set[int] = set()
+        self.crossed: dict[int, float] = {}
         self.requests = 0
         self.in_flight = 0
         self.connections = 0
 
     def draw(self) -> str | None:
+        """How to misbehave at the next request, if at all."""
         if self.random.random() >= self.fault_share:
             return None
-        return self.random.choice([*FAULTS, EARLY, UNREAD])
+        fault = self.random.choice([*FAULTS, EARLY, UNREAD])
+        if fault in SAYS_FULL and self.random.random() < 0.85:
+            return self.draw()
+        return fault
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -159,6 +170,7 @@ class Books:
             "connections": self.connections,
             "requests": self.requests,
             "faults": dict(self.faults),
+            "crossed": self.crossed,
         }
 
 
@@ -172,6 +184,8 @@ class Backend(asyncio.Protocol):
         self._is_drawn = False
         self._is_busy = False
         self._steps: list[Step] = []
+        self._spoke_s: float | None = None
+        self._crossing_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport
 
@@ -184,6 +198,8 @@ class Backend(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._raw += data
+        if self._spoke_s is not None:
+            self._note_crossing(self._spoke_s)
         head, end, body = self._raw.partition(b"\r\n\r\n")
         if not end or self._is_busy:
             return
@@ -214,6 +230,8 @@ class Backend(asyncio.Protocol):
         while self._steps:
             step = self._steps.pop(0)
             if isinstance(step, bytes):
+                if step is _UNSOLICITED:
+                    self._spoke_s = asyncio.get_running_loop().time()
                 self.transport.write(step)
             elif isinstance(step, float):
                 self._timer = asyncio.get_running_loop().call_later(step, self._go_on)
@@ -228,8 +246,15 @@ class Backend(asyncio.Protocol):
                 return
         self._end()
 
+    def _note_crossing(self, spoke_s: float) -> None:
+        if self._crossing_s is None:
+            self._crossing_s = asyncio.get_running_loop().time() - spoke_s
+        for number in _NUMBER.findall(self._raw):
+            self._books.crossed[int(number)] = self._crossing_s
+
     def _speak(self) -> None:
         if not (self._is_busy or self._raw or self.transport.is_closing()):
+            self._spoke_s = asyncio.get_running_loop().time()
             self.transport.write(_UNSOLICITED)
 
     def _end(self) -> None:
@@ -281,7 +306,7 @@ async def serve(seed: int, fault_share: float, port_count: int) -> None:
     servers = [await loop.create_server(lambda: Backend(books), HOST, 0) for _ in range(port_count)]
     asking = await loop.create_server(lambda: Question(books), HOST, 0)
     ports = [server.sockets[0].getsockname()[1] for server in (*servers, asking)]
-    print(json.dumps(ports), flush=True)
+    print(json.dumps(ports), flush=True)  # noqa: T201
     await refuse_now_and_then(books, ports[0], servers[0])
 
 
