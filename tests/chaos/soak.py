@@ -198,14 +198,8 @@ def _sockets_beyond_listening(pid: int) -> int:
 
 
 def judge(found: Soak) -> list[Verdict]:
-    return [
-        _slots(found),
-        _connections(found),
-        _census(found),
-        *_log(found),
-        *_answers(found),
-        _defects(found),
-    ]
+    rest = [_slots(found), _connections(found), _census(found)]
+    return [*rest, _log(found), *_answers(found), _defects(found)]
 
 
 def _slots(found: Soak) -> Verdict:
