@@ -70,7 +70,9 @@ class UpstreamPool:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():
-                return connection
+                if connection.is_silent():
+                    return connection
+                connection.close()
         return None
 
     async def connect(self) -> UpstreamConnection:

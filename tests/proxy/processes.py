@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 READY_S = 15.0
-_OWN_LINES = "listen: 127.0.0.1:0\nadmin: {listen: '127.0.0.1:0'}\naccess_log: 'off'\n"
+_OWN_LINES = "listen: 127.0.0.1:0\nadmin: {listen: '127.0.0.1:0'}\n"
 
 
 class Process:
@@ -89,9 +89,9 @@ def start_engine(*arguments: str, port: int = 0) -> Engine:
     return Engine(child, (int(match[1]),))
 
 
-def start_gateway_process(text: str, folder: Path) -> GatewayProcess:
+def start_gateway_process(text: str, folder: Path, access_log: str = "off") -> GatewayProcess:
     path = folder / "spillway.yaml"
-    path.write_text(_OWN_LINES + text)
+    path.write_text(f"{_OWN_LINES}access_log: '{access_log}'\n{text}")
     return serve(path)
 
 
