@@ -13,6 +13,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from typing import NamedTuple
 
 import uvloop
@@ -24,6 +25,7 @@ REQUEST = (
     b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"x-request-id: *(\S+)", re.IGNORECASE)
 _CODE = re.compile(rb'"code": ?"(\w+)"')
 
 
@@ -34,6 +36,7 @@ class Told(NamedTuple):
     due_s: float
     sent_s: float
     ended_s: float
+    request_id: str
 
 
 class Client(asyncio.Protocol):
@@ -61,16 +64,18 @@ class Client(asyncio.Protocol):
         self._received = b""
         code = _CODE.search(body)
         status = head[9:12].decode()
-        self._tell(status if status == "200" or code is None else code[1].decode())
+        request_id = _REQUEST_ID.search(head)
+        what = status if status == "200" or code is None else code[1].decode()
+        self._tell(what, request_id[1].decode() if request_id else "")
         self._load.is_free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.asked is not None:
             self._tell("lost")
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, what: str, request_id: str = "") -> None:
         assert self.asked is not None
-        self._load.told.append(Told(what, *self.asked, self._load.now_s()))
+        self._load.told.append(Told(what, *self.asked, self._load.now_s(), request_id))
         self.asked = None
 
 
@@ -83,13 +88,13 @@ class Load:
         self._loop = asyncio.get_running_loop()
         self._idle: list[Client] = []
         self._connecting: set[asyncio.Task[None]] = set()
-        self._start_s = self._loop.time()
+        self._start_s = time.monotonic()  # uvloop's own clock has milliseconds only
         self._is_over = False
         self.clients: list[Client] = []
         self.told: list[Told] = []
 
     def now_s(self) -> float:
-        return self._loop.time() - self._start_s
+        return time.monotonic() - self._start_s
 
     async def closed(self, clients: int, seconds: float) -> None:
         for _ in range(clients):
