@@ -102,6 +102,7 @@ def main() -> int:
     args = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what we started is stopped then, too
     requests = 5_000 if args.quick else args.requests
+    commit = git_commit(REPO)  # of what is measured, whatever is checked out meanwhile
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     busy_s, started_s = machine_busy_s(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -110,7 +111,7 @@ def main() -> int:
     verdicts = [*found.verdicts, memory(found)]
     config = {"seed": args.seed, "users": args.users, "share of faults": args.faults,
               "gateway": CONFIG.replace("{{", "{").replace("}}", "}").splitlines()[3]}  # fmt: skip
-    report = {"date": now, "commit": git_commit(REPO), "machine": machine(), "config": config,
+    report = {"date": now, "commit": commit, "machine": machine(), "config": config,
               "busy_cores": round(busy, 2), "verdicts": verdicts, "figures": figures(found)}  # fmt: skip
     print(write(report, args.out))
     return 0 if all(verdict.is_met for verdict in verdicts) else 1
