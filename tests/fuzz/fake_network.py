@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -34,11 +35,15 @@ clusters: [{name: here, limit: 64, backends: ['http://127.0.0.1:9']}]
 _TURNS = 400
 
 
+# Whoever looks whether something waits in the kernel finds nothing: what waits is in `_pending`.
+_SILENT = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
 class FakeTransport(asyncio.Transport):
     """Bytes in memory. What is fed while reading is paused waits, as it would in the kernel."""
 
     def __init__(self, protocol: asyncio.Protocol, on_write: Callable[[bytes], None]) -> None:
-        super().__init__({"peername": ("127.0.0.1", 40_000)})
+        super().__init__({"peername": ("127.0.0.1", 40_000), "socket": _SILENT})
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._on_write = on_write
