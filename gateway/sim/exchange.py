@@ -39,6 +39,7 @@ class Exchange:
         "_ttft_s",
         "arrival",
         "held_s",
+        "hold_tier",
         "hold_until_s",
         "is_over",
         "journey",
@@ -63,6 +64,7 @@ class Exchange:
         self._ttft_s: float | None = None
         self._left_room = False
         self.hold_until_s: float | None = None
+        self.hold_tier = ""  # for which it waited last
         self.held_s = 0.0
         self.waiter: SimWaiter | None = None
         self.is_over = False

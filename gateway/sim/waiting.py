@@ -54,7 +54,8 @@ class SimWaitingRoom:
         assert rules is not None
         best, rest = best_tier(plan)
         is_over = exchange.hold_until_s is not None and now_s >= exchange.hold_until_s
-        if not is_over and (lease := self._lease_unwanted(best)) is not None:
+        is_vain = is_over and best[0].tier == exchange.hold_tier
+        if not is_vain and (lease := self._lease_unwanted(best)) is not None:
             return lease
         offered = self._lease_unwanted(rest)
         if exchange.hold_until_s is None:
@@ -66,7 +67,7 @@ class SimWaitingRoom:
             return offered
         if offered is not None:
             gateway.store.release(offered)
-        exchange.waiter = waiter
+        exchange.waiter, exchange.hold_tier = waiter, best[0].tier
         self.holding.join(waiter, now_s)
         gateway.timeline.at(waiter.until_s, self._end_wait, waiter)
         return None

@@ -134,7 +134,7 @@ def test_a_drain_is_obeyed_by_all_survives_a_flush_and_ends(fleet, redis_server)
             newcomer.stop()
         eventually(lambda: all(_used_by(load, at, drained_s) for at in range(3)), 5, "it ends everywhere")
         first_use_s = min(told.sent_s for told in load.told if told.cluster == "primary")
-        assert 2.9 < first_use_s - drained_s < 4
+        assert 7.9 < first_use_s - drained_s < 9
 
 
 def test_an_undrain_is_obeyed_by_all(fleet):

@@ -229,3 +229,13 @@ async def test_without_hold_it_spills_at_once(busy):
     assert cluster(answer) == (200, "backup")
     assert answer.header("x-spillway-queue-ms") == "0"
     story.done.set()
+
+
+async def test_when_its_wait_ends_a_tier_that_has_become_the_best_is_asked(busy):
+    story = await busy("hold: {max_wait: 300ms}\n")
+    client = await story.waits()
+    fleet, clock = story.gateway.gateway._fleet, story.gateway.plane.clock
+    # As when its time is over in the turn in which a circuit opens: nobody has looked through the queue yet.
+    fleet.apply(Drained("primary"), clock())
+    assert cluster(await client.answer()) == (200, "backup")
+    story.done.set()
