@@ -130,7 +130,7 @@ class Route(Journey):
         plane, room = self._plane, self._plane.waiting
         while True:
             best, rest = best_tier(plan)
-            # Not once more where it has waited in vain. Another tier may be the best by now: a circuit opened.
+            # Not once more where it has waited in vain. Another tier may be the best by now.
             is_vain = self.is_hold_over and self._wait is not None and best[0].tier == self._wait.tier
             if not is_vain and (lease := await self._lease_unwanted(best)) is not None:
                 return lease
