@@ -124,7 +124,7 @@ def test_after_a_long_outage_all_are_back_together(fleet, server):
 
 @pytest.mark.xfail(
     strict=False,
-    reason="A defect that is not found yet: after FLUSHALL the peak was 16 where 14 is the bound, in 2 of 7 runs",
+    reason="A defect to be found: after FLUSHALL the peak was 16, above the bound of 14, in 2 of 7 runs",
 )
 def test_redis_forgets_everything_again_and_again(fleet, server):
     with server.client() as client, load_over(fleet) as load:
