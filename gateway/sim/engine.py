@@ -61,6 +61,7 @@ class EnginePreset:
 
 
 # Llama-3.1-8B in bf16. Source: DESIGN section 8, fitted to measured vLLM (TTFT within 12 %, TPOT within 2 %).
+# docs/engine-model.md has them beside published figures and data sheets.
 H100_80 = EnginePreset("h100-80", 7.2, 0.025, 150, 0.052, 404_000, 256, 8192)
 A100_80 = EnginePreset("a100-80", 11.0, 0.075, 80, 0.082, 404_000, 256, 2048)
 L4_24 = EnginePreset("l4-24", 60.0, 0.30, 120, 0.51, 27_800, 64, 2048)

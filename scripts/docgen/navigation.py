@@ -7,8 +7,9 @@ from docgen.page import ROOT, title_of
 
 CONFIG = "mkdocs.yml"
 DOCS = ROOT / "docs"
+EXPLANATIONS = ("explanation.md", "engine-model.md")
 # The pages at the top whose kind is not reference.
-OTHER_KINDS = ("index.md", "tutorial.md", "explanation.md")
+OTHER_KINDS = ("index.md", "tutorial.md", *EXPLANATIONS)
 
 
 def navigation() -> str:
@@ -23,7 +24,7 @@ def navigation() -> str:
         "  - Reference:",
         *_entries(by_title, "    "),
         "  - Explanation:",
-        *_entries(["explanation.md"], "    "),
+        *_entries(EXPLANATIONS, "    "),
         "    - Decisions:",
         *_entries(["adr/README.md", *_folder("adr")], "      "),
     ]
