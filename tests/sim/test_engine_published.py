@@ -1,12 +1,12 @@
 """The step model beside what was published of vLLM: within 15 %, and never faster than the hardware can be.
 
 DESIGN section 8 gives the constants and says how well they fit (TTFT within 12 %, TPOT within 2 %), not what
-they were fitted to. So these are figures that anybody can look up, each with enough of its workload to run it:
+they were fitted to. So these are figures that anybody can look up, each with what it takes to run it:
 
 LAMBDA: LambdaLabs, github.com/LambdaLabsML/vllm-benchmark, results/prompt_10/1x{H100,A100}-80GB-SXM/
     Meta-Llama-3-8B-Instruct_tp1_len2048.json, September 2024: vLLM 0.6.0, bf16, ten ShareGPT prompts at once,
     with the tokens of each request and the time of each of its tokens.
-AIMULTIPLE: research.aimultiple.com/inference-engines, 2026: vLLM with FlashInfer, Llama-3.1-8B-Instruct, bf16,
+AIMULTIPLE: research.aimultiple.com/inference-engines, 2026: vLLM with FlashInfer, Llama-3.1-8B, bf16,
     one H100-80, a thousand ShareGPT prompts at once, offline. Their lengths are not told: taken are those of
     LAMBDA's 320 (sharegpt_lengths.csv), the same data set and as long on average.
 
