@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the processe
 
 from gateway.config.loading import parse
 from gateway.sim.arrivals import Arrival, read_trace
-from gateway.sim.figures import quantile
 from gateway.sim.ledger import Fate
+from gateway.sim.quantiles import quantile
 from gateway.sim.scenario import EngineConfig, Scenario
 from gateway.sim.world import Setting, run_gateway
 from tests.proxy.processes import running, start_engine, start_gateway_process

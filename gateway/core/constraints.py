@@ -55,6 +55,14 @@ def narrowed(residency: Residency, wanted: Residency) -> Residency:
     return residency & wanted
 
 
+def kept_to(own: Residency, wanted: Residency, known: frozenset[str]) -> Residency:
+    """Where a request may be answered: its key's `own` residencies, narrowed by what it asks, never widened.
+
+    `known` are those that any cluster has. Others are left out: clients would fill memory with them.
+    """
+    return own if wanted is None else narrowed(own, wanted & known)
+
+
 def _fits(pattern: str, model: str) -> bool:
     """`*` stands for any run of characters, none included; nothing else is special."""
     first, *middle, last = pattern.split("*")

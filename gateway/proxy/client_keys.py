@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gateway.core.admission import Excess, KeyUse, TooMuch
-from gateway.core.constraints import Residency, narrowed, residency_in
+from gateway.core.constraints import Residency, kept_to, residency_in
 from gateway.proxy.errors import Refusal, invalid, retry_after_lines
 
 if TYPE_CHECKING:
@@ -79,17 +79,13 @@ def refuse_early(head: RequestHead, now_s: float, gateways: int) -> None:
 
 
 def residency_of(head: RequestHead, key: KeyUse | None, known: frozenset[str]) -> Residency:
-    """Where a request may be answered: the key's residencies, narrowed by the header, never widened.
-
-    Labels that no cluster has are left out: clients would fill what is remembered of them. Raises Refusal.
-    """
-    own = key.rules.residency if key is not None else None
-    if head.residency is None:
-        return own
-    wanted = residency_in(head.residency.decode("ascii"))
-    if not wanted:
-        raise invalid("'x-spillway-residency' names no residency.")
-    return narrowed(own, wanted & known)
+    """Where a request may be answered, by its key and its header. Raises Refusal."""
+    wanted = None
+    if head.residency is not None:
+        wanted = residency_in(head.residency.decode("ascii"))
+        if not wanted:
+            raise invalid("'x-spillway-residency' names no residency.")
+    return kept_to(key.rules.residency if key is not None else None, wanted, known)
 
 
 def rate_limited(too_much: TooMuch) -> Refusal:

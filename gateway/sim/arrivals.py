@@ -11,6 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.core.constraints import residency_in
+
 REQUIRED = ("t_seconds", "input_tokens", "output_tokens")
 OPTIONAL = ("model", "tenant", "residency")
 MAX_TOKENS = 10_000_000
@@ -112,7 +114,10 @@ def _parser_of(header: Sequence[str], source: str) -> Callable[[list[str]], Arri
             raise _BadRow(f"has {len(row)} values for {len(header)} columns", "give each column one value")
         seconds = _seconds(row[at])
         tokens = _tokens("input_tokens", row[inputs], 0), _tokens("output_tokens", row[outputs], 0)
-        return Arrival(seconds, *tokens, *(row[e].strip() or None if e is not None else None for e in extras))
+        words = [row[e].strip() or None if e is not None else None for e in extras]
+        if (residency := words[-1]) is not None and not residency_in(residency):
+            raise _BadRow(f"residency names no label: {residency!r}", "write one, as eu, or leave it empty")
+        return Arrival(seconds, *tokens, *words)
 
     return parse
 

@@ -1,6 +1,7 @@
 """What other balancers would do with the same requests: the yardsticks beside every run.
 
-They know nothing of circuits, retries or timeouts; who gets a backend stays there to the end.
+They know nothing of circuits, retries or timeouts; who gets a backend stays there to the end. Rules of client
+keys and residencies they keep: no balancer may break them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from gateway.config.schema import Config
 from gateway.core.model import Reason, ShedReason
 from gateway.sim.arrivals import Arrival
+from gateway.sim.door import ANYBODY, Door, Entry
 from gateway.sim.endpoints import Endpoint
 from gateway.sim.gateway import Scene
 from gateway.sim.ledger import Fate, Row
@@ -54,13 +57,14 @@ class CoolDown:
     says = f"leave the preferred tier for {COOL_DOWN_S:g} s when it is full"
 
     def __init__(self) -> None:
-        self._away_until_s = float("-inf")
+        self._away_until_s: dict[str, float] = {}  # by the first backend of who is left
 
     def choose(self, tiers: Tiers, now_s: float) -> Endpoint | None:
-        if now_s >= self._away_until_s:
+        preferred = tiers[0][0].id
+        if now_s >= self._away_until_s.get(preferred, 0.0):
             if (found := least_loaded(tiers[0])) is not None:
                 return found
-            self._away_until_s = now_s + COOL_DOWN_S
+            self._away_until_s[preferred] = now_s + COOL_DOWN_S
         return first_with_room(tiers[1:])
 
 
@@ -97,6 +101,7 @@ class Errand:
     endpoint: Endpoint
     preferred_tier: str
     left_room: bool
+    entry: Entry
     ttft_s: float | None = None
     status: int = 200
     is_over: bool = False
@@ -124,8 +129,9 @@ class Errand:
 class BaselineGateway:
     """Carries requests by a policy."""
 
-    def __init__(self, policy: Policy, scene: Scene) -> None:
+    def __init__(self, policy: Policy, config: Config, scene: Scene) -> None:
         self._policy = policy
+        self._door = Door(config, scene.site.residencies)
         self._scene = scene
         self._draw = Random(scene.seed + 1)
 
@@ -140,24 +146,35 @@ class BaselineGateway:
         pass
 
     def arrive(self, number: int, arrival: Arrival) -> None:
-        scene = self._scene
-        tiers = scene.site.serving(arrival.model)
+        entry = self._door.enter(arrival, self.now_s)
+        if isinstance(entry, str):
+            self._refuse(number, arrival, entry)
+            return
+        scene, residency = self._scene, entry.residency
+        tiers = scene.site.serving(arrival.model, residency)
         endpoint = self._policy.choose(tiers, self.now_s) if tiers else None
         preferred = tiers[0][0].place.tier if tiers else ""
         if endpoint is None:
-            why = ShedReason.NO_CAPACITY if tiers else ShedReason.MODEL_NOT_FOUND
-            scene.ledger.rows.append(
-                Row(number, arrival, Fate.SHED, self.now_s, preferred_tier=preferred, why=why)
-            )
+            entry.leave()
+            is_elsewhere = residency is not None and bool(scene.site.serving(arrival.model))
+            nobody = ShedReason.RESIDENCY_UNAVAILABLE if is_elsewhere else ShedReason.MODEL_NOT_FOUND
+            self._refuse(number, arrival, ShedReason.NO_CAPACITY if tiers else nobody, preferred, entry)
             return
         is_away = endpoint.place.tier != preferred
-        left_room = is_away and scene.ledger.has_room_at_home(arrival.model)
-        errand = Errand(self, number, arrival, endpoint, preferred, left_room)
+        left_room = is_away and scene.ledger.has_room_at_home(arrival.model, residency)
+        errand = Errand(self, number, arrival, endpoint, preferred, left_room, entry)
         scene.site.take(endpoint, self.now_s)
         endpoint.submit(errand, self._draw)
 
+    def _refuse(
+        self, number: int, arrival: Arrival, why: str, preferred: str = "", entry: Entry = ANYBODY
+    ) -> None:
+        row = Row(number, arrival, Fate.SHED, self.now_s, preferred_tier=preferred, why=why)
+        self._scene.ledger.rows.append(row._replace(residency=entry.residency))
+
     def ended(self, errand: Errand, fate: Fate, failed: str) -> None:
         scene = self._scene
+        errand.entry.leave()
         errand.endpoint.cancel(errand)
         scene.site.give_back(errand.endpoint, self.now_s)
         is_spilled = errand.endpoint.place.tier != errand.preferred_tier
@@ -174,5 +191,6 @@ class BaselineGateway:
                 why,
                 1,
                 left_room=errand.left_room,
+                residency=errand.entry.residency,
             )
         )

@@ -51,10 +51,10 @@ def bound_of(rows: Sequence[Row], site: Site) -> int:
     groups: dict[tuple[Endpoint, ...], list[Span]] = {}
     lost = 0
     for row in sorted(rows, key=lambda row: row.number):
-        tiers = site.serving(row.arrival.model)
-        if not tiers:
+        if not row.preferred_tier:  # not let in, or nobody serves it
             lost += 1
             continue
+        tiers = site.serving(row.arrival.model, row.residency)
         groups.setdefault(tiers[0], []).append((row.arrival.at_s, row.arrival.at_s + _takes_s(row, tiers[0])))
     return lost + sum(dropped(spans, sum(e.limit for e in group)) for group, spans in groups.items())
 

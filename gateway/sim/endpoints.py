@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from gateway.core.constraints import match_model
+from gateway.core.constraints import Residency, match_cluster
 from gateway.core.model import Backend, Cluster
 from gateway.sim.arrivals import Arrival
 from gateway.sim.engines import Engine, Job, Tell
@@ -185,18 +185,19 @@ class Site:
         self.occupancy = Occupancy(tiers, bucket_s)
         self._clusters = clusters
         self._tiers = tiers
-        self._serving: dict[str | None, tuple[tuple[Endpoint, ...], ...]] = {}
+        self._serving: dict[tuple[str | None, Residency], tuple[tuple[Endpoint, ...], ...]] = {}
+        self.residencies = frozenset[str]().union(*(cluster.residency for cluster in clusters))
 
-    def serving(self, model: str | None) -> tuple[tuple[Endpoint, ...], ...]:
-        """The endpoints for a model, tier by tier; tiers without any are left out."""
-        found = self._serving.get(model)
+    def serving(self, model: str | None, residency: Residency = None) -> tuple[tuple[Endpoint, ...], ...]:
+        """The endpoints for a model in a residency, tier by tier; tiers without any are left out."""
+        found = self._serving.get((model, residency))
         if found is None:
-            able = [c for c in self._clusters if match_model(c.models, model) is not None]
+            able = [c for c in self._clusters if match_cluster(c, model, residency) is not None]
             by_tier = [
                 tuple(self.endpoints[b.id] for c in able if c.tier == tier for b in c.backends)
                 for tier in self._tiers
             ]
-            found = self._serving[model] = tuple(tier for tier in by_tier if tier)
+            found = self._serving[model, residency] = tuple(tier for tier in by_tier if tier)
         return found
 
     def take(self, endpoint: Endpoint, now_s: float) -> None:

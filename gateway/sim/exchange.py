@@ -13,6 +13,7 @@ from gateway.core.taxonomy import may_succeed_elsewhere, reason_of_status
 from gateway.ports import Lease
 from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt
+from gateway.sim.door import Entry
 from gateway.sim.hedging import Hedge, hedge_of
 from gateway.sim.ledger import Fate, Row
 from gateway.sim.waiting import SimWaiter
@@ -31,6 +32,7 @@ class Exchange:
     __slots__ = (
         "_attempt",
         "_attempts",
+        "_entry",
         "_failed",
         "_gateway",
         "_hedge",
@@ -47,11 +49,13 @@ class Exchange:
         "waiter",
     )
 
-    def __init__(self, gateway: SimGateway, number: int, arrival: Arrival) -> None:
+    def __init__(self, gateway: SimGateway, number: int, arrival: Arrival, entry: Entry) -> None:
         self._gateway = gateway
+        self._entry = entry
         self.number = number
         self.arrival = arrival
-        facts = RequestFacts(arrival.model, gateway.draw(), True, arrival.input_tokens * BYTES_PER_TOKEN)
+        size = arrival.input_tokens * BYTES_PER_TOKEN
+        facts = RequestFacts(arrival.model, gateway.draw(), True, size, entry.residency)
         deadline_s = gateway.now_s + gateway.config.timeouts.total_s
         self.journey = Journey(
             facts, gateway.fleet.view, gateway.extra, gateway.config.retry.attempts, deadline_s
@@ -152,7 +156,8 @@ class Exchange:
 
     def _note_choice(self, candidate: Candidate) -> None:
         if candidate.tier != self._preferred_tier:
-            self._left_room = self._gateway.ledger.has_room_at_home(self.arrival.model)
+            residency = self._entry.residency
+            self._left_room = self._gateway.ledger.has_room_at_home(self.arrival.model, residency)
 
     def new_attempt(self, lease: Lease) -> Attempt:
         self._attempts += 1
@@ -244,6 +249,7 @@ class Exchange:
     def _finish(self, fate: Fate, why: str | None) -> None:
         gateway, attempt = self._gateway, self._attempt
         self.is_over = True
+        self._entry.leave()
         row = Row(
             self.number,
             self.arrival,
@@ -256,6 +262,7 @@ class Exchange:
             self._attempts,
             left_room=self._left_room,
             held_s=self.held_s,
+            residency=self._entry.residency,
         )
         self._attempt = None
         gateway.ended(row)

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Any
 
 from gateway.core.model import PlanReason
+from gateway.sim.groups import by_residency, by_tenant
 from gateway.sim.ledger import Fate, Ledger, Row
+from gateway.sim.quantiles import quantiles, rounded
 from gateway.sim.scenario import PriceConfig, Scenario
 
 # Requests that leave the preferred tier though it has a free slot are one spell when they come this close.
 SPELL_S = 2.0
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 NO_PRICE = PriceConfig()
 
 Figures = dict[str, Any]
-
-
-def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The nearest rank: the smallest value that at least this share of all do not exceed."""
-    return ordered[max(ceil(share * len(ordered)), 1) - 1] if ordered else None
-
-
-def rounded(value: float | None, digits: int = 6) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 def figures_of(ledger: Ledger, scenario: Scenario) -> Figures:
@@ -49,11 +40,13 @@ def figures_of(ledger: Ledger, scenario: Scenario) -> Figures:
         "hedges": ledger.hedges,
         "circuits_opened": sum(change.circuit == "open" for change in ledger.circuits),
         "held": sum(row.held_s > 0 for row in rows),
-        "held_s": _quantiles(row.held_s for row in rows if row.held_s > 0),
-        "ttft_s": _quantiles(row.ttft_s for row in rows if row.fate is Fate.SERVED),
-        "duration_s": _quantiles(row.ended_s - row.arrival.at_s for row in rows if row.fate is Fate.SERVED),
+        "held_s": quantiles(row.held_s for row in rows if row.held_s > 0),
+        "ttft_s": quantiles(row.ttft_s for row in rows if row.fate is Fate.SERVED),
+        "duration_s": quantiles(row.ended_s - row.arrival.at_s for row in rows if row.fate is Fate.SERVED),
         "cost": rounded(sum(costs)) if costs else None,
         "tiers": tiers,
+        "by_tenant": by_tenant(rows),
+        "by_residency": by_residency(rows),
     }
 
 
@@ -112,8 +105,8 @@ def _by_tier(ledger: Ledger, scenario: Scenario) -> dict[str, Figures]:
             "limit": limits[tier],
             "in_flight_mean": rounded(sum(level.area) / max(ledger.ended_s, 1e-9)),
             "in_flight_peak": max(level.peaks, default=0),
-            "ttft_s": _quantiles(row.ttft_s for row in rows),
-            "duration_s": _quantiles(row.ended_s - row.arrival.at_s for row in rows),
+            "ttft_s": quantiles(row.ttft_s for row in rows),
+            "duration_s": quantiles(row.ended_s - row.arrival.at_s for row in rows),
             "cost": rounded(_cost_of(tier, rows, ledger, scenario)),
         }
         for (tier, rows), level in zip(served.items(), ledger.site.occupancy.levels.values(), strict=True)
@@ -141,11 +134,6 @@ def _cost_of(tier: str, rows: Sequence[Row], ledger: Ledger, scenario: Scenario)
         cost += row.arrival.input_tokens * price.per_million_input / 1e6
         cost += row.arrival.output_tokens * price.per_million_output / 1e6
     return cost
-
-
-def _quantiles(values: Any) -> dict[str, float | None]:
-    ordered = sorted(value for value in values if value is not None)
-    return {name: rounded(quantile(ordered, share)) for name, share in QUANTILES.items()}
 
 
 def _counted(reasons: Any) -> dict[str, int]:

@@ -27,9 +27,10 @@ from gateway.core.health import ProbeReported
 from gateway.core.retries import ExtraAttempts
 from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt, swept_s
+from gateway.sim.door import Door
 from gateway.sim.endpoints import Site
 from gateway.sim.exchange import Exchange
-from gateway.sim.ledger import CircuitChange, Ledger, Row
+from gateway.sim.ledger import CircuitChange, Fate, Ledger, Row
 from gateway.sim.timeline import Timeline
 from gateway.sim.trial import Trial
 from gateway.sim.waiting import SimWaitingRoom
@@ -54,6 +55,7 @@ class SimGateway:
         self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
         self.fleet = Fleet()
         self.store = MemoryStore()
+        self.door = Door(config, scene.site.residencies)
         self.hold = hold_of(config)
         self.waiting = SimWaitingRoom(self)
         self.extra = ExtraAttempts()
@@ -120,7 +122,11 @@ class SimGateway:
     # --- requests ------------------------------------------------------------------------------------
 
     def arrive(self, number: int, arrival: Arrival) -> None:
-        exchange = Exchange(self, number, arrival)
+        entry = self.door.enter(arrival, self.now_s)
+        if isinstance(entry, str):
+            self.ledger.rows.append(Row(number, arrival, Fate.SHED, self.now_s, why=entry))
+            return
+        exchange = Exchange(self, number, arrival, entry)
         self._running += 1
         self._deadlines.append((exchange.journey.deadline_s, exchange))
         if not self._is_sweeping:

@@ -7,6 +7,7 @@ from html import escape
 
 from gateway.sim import pictures
 from gateway.sim.figures import Figures
+from gateway.sim.groups import HEADS, Groups, shown
 from gateway.sim.study import Study
 from gateway.sim.sweep import Sweep
 from gateway.sim.text_report import COMPARED, compared_cells, money, percent, policy_rows, seconds
@@ -94,6 +95,8 @@ def _part(study: Study) -> str:
             _policies(study),
             "<h2>Tiers</h2>",
             _tiers(ours),
+            _groups("tenant", "Tenants", ours["by_tenant"]),
+            _groups("residency", "Residencies", ours["by_residency"]),
             _reasons(ours),
             _circuits(course),
         ]
@@ -163,6 +166,14 @@ def _tier_cells(name: str, tier: Figures) -> Iterator[str]:
     for times in ("ttft_s", "duration_s"):
         yield from (seconds(tier[times][q]) for q in ("p50", "p90", "p99"))
     yield money(tier["cost"])
+
+
+def _groups(what: str, heading: str, groups: Groups) -> str:
+    if not groups:
+        return ""
+    rows, more = shown(groups)
+    rest = f"<p>{more:,} more are in the JSON report.</p>" if more else ""
+    return f"<h2>{heading}</h2>" + table((what, *HEADS), rows) + rest
 
 
 def _reasons(ours: Figures) -> str:

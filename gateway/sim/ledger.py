@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from gateway.core.constraints import Residency
 from gateway.sim.arrivals import Arrival
 from gateway.sim.endpoints import Endpoint, Site
 
@@ -14,14 +15,14 @@ class Fate(StrEnum):
 
     SERVED = "served"
     FAILED = "failed"  # an error, or an answer cut short
-    SHED = "shed"  # refused: no slot, or nobody who could
+    SHED = "shed"  # refused: no slot, nobody who could, or not let in
 
 
 class Row(NamedTuple):
     """One request at its end; times in virtual seconds. `why` is the reason of a spill, failure or shed.
 
     `left_room`: a slot was free in the preferred tier when the request was sent elsewhere. `held_s`: how long
-    it waited for one.
+    it waited for one. `residency`: where it may be answered, None anywhere.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     attempts: int = 0
     left_room: bool = False
     held_s: float = 0.0
+    residency: Residency = None
 
     @property
     def is_at_home(self) -> bool:
@@ -66,6 +68,6 @@ class Ledger:
         self.hedges = 0
         self.denied = 0
 
-    def has_room_at_home(self, model: str | None) -> bool:
-        tiers = self.site.serving(model)
+    def has_room_at_home(self, model: str | None, residency: Residency) -> bool:
+        tiers = self.site.serving(model, residency)
         return bool(tiers) and any(endpoint.has_room and endpoint.is_well for endpoint in tiers[0])

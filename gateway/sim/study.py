@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from gateway.sim.baselines import BASELINES, Greedy
 from gateway.sim.bound import bound_of
-from gateway.sim.figures import Figures, course_of, figures_of, rounded
+from gateway.sim.figures import Figures, course_of, figures_of
+from gateway.sim.quantiles import rounded
 from gateway.sim.world import Progress, Setting, run_baseline, run_gateway
 
 

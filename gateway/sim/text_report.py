@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from gateway.sim.figures import Figures
+from gateway.sim.groups import HEADS, Groups, shown
 from gateway.sim.study import Study
 from gateway.sim.sweep import Sweep
 
@@ -20,6 +20,8 @@ def text_report(study: Study) -> str:
         _table(_policies(study)),
         _score_line(study),
         _table(_tiers(ours)),
+        _groups("tenant", ours["by_tenant"]),
+        _groups("residency", ours["by_residency"]),
         *_lines(ours),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -122,6 +124,14 @@ def _tiers(ours: Figures) -> Table:
     return rows
 
 
+def _groups(what: str, groups: Groups) -> str:
+    if not groups:
+        return ""
+    rows, more = shown(groups)
+    rest = f"\n{more:,} more are in the JSON report" if more else ""
+    return _table([(what, *HEADS), *rows], words=2) + rest
+
+
 def _lines(ours: Figures) -> Iterator[str]:
     for name in ("spills", "sheds", "failures"):
         if ours[name]:
@@ -133,13 +143,16 @@ def _lines(ours: Figures) -> Iterator[str]:
     )
 
 
-def _table(rows: Table) -> str:
-    """The first column to the left, the others to the right."""
+def _table(rows: Table, words: int = 0) -> str:
+    """The first column to the left, and the last `words`; the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numbers = range(1, len(widths) - words)
 
-    def line(row: Sequence[Any]) -> str:
-        first, *others = (str(cell) for cell in row)
-        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if at in numbers else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(line, rows))

@@ -56,7 +56,7 @@ def run_gateway(setting: Setting, tell: Progress | None = None) -> Ledger:
 def run_baseline(setting: Setting, policy: Policy, tell: Progress | None = None) -> Ledger:
     """What another policy does with it."""
     scene = _scene_of(setting)
-    return _run(setting, scene, BaselineGateway(policy, scene), tell)
+    return _run(setting, scene, BaselineGateway(policy, setting.config, scene), tell)
 
 
 def _run(setting: Setting, scene: Scene, carrier: Carrier, tell: Progress | None) -> Ledger:

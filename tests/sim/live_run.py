@@ -94,10 +94,20 @@ async def _ask(port: int, number: int, arrival: Arrival) -> None:
     fields["prompt"] = "x" * (size - len(json.dumps(fields)))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps(fields).encode()
-    writer.write(post(body, f"x-request-id: {number}", "Connection: close", path="/v1/completions"))
+    lines = [f"x-request-id: {number}", "Connection: close"]
+    if arrival.tenant is not None:
+        lines.append(f"Authorization: Bearer {key_of(arrival.tenant)}")
+    if arrival.residency is not None:
+        lines.append(f"x-spillway-residency: {arrival.residency}")
+    writer.write(post(body, *lines, path="/v1/completions"))
     try:
         await reader.read()
     except ConnectionResetError:
         pass
     finally:
         writer.close()
+
+
+def key_of(tenant: str) -> str:
+    """What a tenant shows at the data port."""
+    return f"key-of-{tenant}"
