@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.config.lints import Finding
     from gateway.config.loading import Loaded
+    from gateway.config.schema import Config
     from gateway.workers.supervisor import Supervisor
 
 
@@ -81,18 +83,41 @@ def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
         metavar="FILE",
         help="engines, as for `simulate`: limits are held against what they run at a time",
     )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="requests, as for `simulate`: they are simulated, and it is told when the configuration flaps",
+    )
     return _run_check
 
 
 def _run_check(args: argparse.Namespace) -> int:
     from gateway.config import check
 
-    if args.scenario is None:
+    if args.scenario is None and args.trace is None:
         return check.run(args)
-    from gateway.sim.scenario import load_scenario
-    from gateway.sim.scenario_lints import lint_scenario
+    from gateway.sim.arrivals import TraceError
 
-    return check.run(args, lambda config: lint_scenario(config, load_scenario(args.scenario, config)))
+    try:
+        return check.run(args, lambda config: _simulated_lints(args, config))
+    except TraceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _simulated_lints(args: argparse.Namespace, config: Config) -> Sequence[Finding]:
+    """What only the simulator can tell, of the scenario and the trace that are given."""
+    from gateway.sim.arrivals import read_trace
+    from gateway.sim.scenario import Scenario, load_scenario
+    from gateway.sim.scenario_lints import lint_scenario
+    from gateway.sim.trace_lints import lint_trace
+
+    scenario = Scenario() if args.scenario is None else load_scenario(args.scenario, config)
+    findings = [*lint_scenario(config, scenario)]
+    if args.trace is not None:
+        findings += lint_trace(config, scenario, read_trace(args.trace), args.trace.name)
+    return findings
 
 
 def _mock_engine(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:

@@ -7,14 +7,15 @@ LINTS is the one table of them; docs/how-to/check-a-configuration.md lists the s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.config.fleet import clusters_of
 from gateway.config.schema import DEFAULT_DRAIN_S, DEFAULT_TIERS, ClusterConfig, Config, TimeoutsConfig
+from gateway.config.schema_keys import ClientKeyConfig
 from gateway.config.units import AT_P95, format_duration
-from gateway.core.constraints import match_model
+from gateway.core.constraints import match_cluster, match_model
 from gateway.core.model import Cluster
 
 # vLLM's default of max_num_seqs on a GPU of 80 GB: above it the engine queues instead of batching.
@@ -116,6 +117,29 @@ def only_spot(config: Config) -> Iterator[Found]:
                 "to 120 s ahead, can take all of them",
                 "add a cluster in another tier that serves it",
             )
+
+
+def residency_without_cluster(config: Config) -> Iterator[Found]:
+    """A key that may ask for a model and may not be answered: whoever serves it is elsewhere."""
+    by_rule = _by_rule(config)
+    for at, key in enumerate(config.keys):
+        residency = frozenset(key.residency) or None
+        lost = [
+            (rule, serving)
+            for rule, serving in _allowed_to(key, by_rule, clusters_of(config)).items()
+            if serving and not any(match_cluster(c, rule, residency) for c in serving)
+        ]
+        if not lost:
+            continue
+        whats = ", ".join(_what(rule, by_rule) for rule, _ in lost)
+        clusters = ", ".join(sorted({cluster.name for _, serving in lost for cluster in serving}))
+        yield Found(
+            f"keys[{at}].residency",
+            f"{key.name} is kept to {', '.join(key.residency)} and may ask for {whats}, which only clusters "
+            f"elsewhere serve ({clusters}): each such request gets 503 residency_unavailable",
+            f"give one of them `residency: [{key.residency[0]}]` if it is there, add a cluster that is, or "
+            "list under `models` what the key may have",
+        )
 
 
 def idle_weight(config: Config) -> Iterator[Found]:
@@ -265,6 +289,7 @@ LINTS: dict[str, Lint] = {
     "unreachable-tier": unreachable_tier,
     "single-cluster": single_cluster,
     "only-spot": only_spot,
+    "residency-without-cluster": residency_without_cluster,
     "idle-weight": idle_weight,
     "limit-above-batch": limit_above_batch,
     "listed-twice": listed_twice,
@@ -291,6 +316,16 @@ def _by_rule(config: Config) -> Mapping[str | None, dict[int, Cluster]]:
         rule: {at: c for at, c in enumerate(clusters) if match_model(c.models, rule) is not None}
         for rule in rules
     }
+
+
+def _allowed_to(
+    key: ClientKeyConfig, by_rule: Mapping[str | None, object], clusters: Sequence[Cluster]
+) -> Mapping[str | None, list[Cluster]]:
+    """Who serves what a key may ask for, in any residency: the models it names, or those of the clusters."""
+    allowed = dict.fromkeys(key.models)
+    named = [model for model in key.models if "*" not in model]
+    asked = dict.fromkeys([*named, *(rule for rule in by_rule if match_model(allowed, rule) is not None)])
+    return {rule: [c for c in clusters if match_model(c.models, rule) is not None] for rule in asked}
 
 
 def _what(rule: str | None, by_rule: Mapping[str | None, object]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from gateway.cli import main
 from gateway.config.lints import LINTS, Finding, Level, findings_of
 from gateway.config.loading import load, parse
-from gateway.sim.scenario_lints import LINT
+from gateway.sim import scenario_lints, trace_lints
 
 ROOT = Path(__file__).parents[2]
 CHART_EXAMPLES = sorted((ROOT / "helm" / "examples").glob("*.yaml"))
@@ -20,6 +20,14 @@ clusters:
   - {name: a, limit: 8, backends: [http://a:1, http://a:2]}
   - {name: b, limit: 8, backends: [http://b], tier: backup}
 """
+REGIONS = (
+    f"keys:\n  - {{{{name: bank, sha256: {'a' * 64}, {{}}}}}}\n"
+    """clusters:
+  - {{name: a, limit: 8, backends: [http://a:1, http://a:2], residency: [eu], models: [m]}}
+  - {{name: b, limit: 8, backends: [http://b:1, http://b:2], residency: [us], models: [m, n], tier: backup}}
+  - {{name: c, limit: 8, backends: [http://c:1], residency: [us], models: [n], tier: spot}}
+"""
+)
 
 
 def found(text: str) -> list[Finding]:
@@ -53,6 +61,28 @@ def test_a_plain_configuration_has_none() -> None:
             "clusters[2].tier",
             "all 10 slots for the model m-* are in the tier spot: one preemption",
             "add a cluster in another tier",
+        ),
+        (
+            "residency-without-cluster",
+            REGIONS.format("residency: [eu]"),
+            "keys[0].residency",
+            "bank is kept to eu and may ask for the model n, which only clusters elsewhere serve (b, c): "
+            "each such request gets 503",
+            "give one of them `residency: [eu]` if it is there",
+        ),
+        (
+            "residency-without-cluster",
+            REGIONS.format("residency: [eu], models: [n, unheard-of]"),
+            "keys[0].residency",
+            "may ask for the model n, which",
+            "list under `models`",
+        ),
+        (
+            "residency-without-cluster",
+            REGIONS.format("residency: [eu], models: ['n*', m]"),
+            "keys[0].residency",
+            "kept to eu and may ask for the model n, which only clusters elsewhere serve (b, c)",
+            "add a cluster that is",
         ),
         (
             "idle-weight",
@@ -168,6 +198,10 @@ def test_a_fix_that_is_followed_ends_the_finding() -> None:
     assert found("timeouts: {first_byte: 5s, first_byte_per_kib: 18ms}\n" + TWO) == []
     assert found("timeouts: {total: 60s}\ndrain_timeout: 1m\nretry: {attempts: 1}\n" + TWO) == []
     assert found("drain_timeout: 10m\n" + TWO) == []
+    for key in ("residency: [us]", "residency: [eu, us]", "residency: [eu], models: [m]", "models: [n]"):
+        assert found(REGIONS.format(key)) == []
+    for key in ("residency: [eu], models: [unheard-of]", "residency: [eu], models: ['m-*']"):
+        assert found(REGIONS.format(key)) == []  # nobody serves it anywhere: no matter of residency
 
 
 # --- the command -------------------------------------------------------------------------------------------
@@ -234,4 +268,4 @@ def test_no_example_of_the_chart_is_warned_about(path: Path) -> None:
 
 def test_the_guide_names_every_lint() -> None:
     page = (ROOT / "docs" / "how-to" / "check-a-configuration.md").read_text()
-    assert set(re.findall(r"(?m)^\| `([a-z-]+)` \|", page)) == {*LINTS, LINT}
+    assert set(re.findall(r"(?m)^\| `([a-z-]+)` \|", page)) == {*LINTS, scenario_lints.LINT, trace_lints.LINT}
