@@ -55,8 +55,15 @@ def parse(
     text: str, source_name: str, base_dir: str | Path, environment: Mapping[str, str] | None = None
 ) -> Config:
     """The configuration in a text; `base_dir` is what its file paths are relative to. Raises ConfigError."""
+    return parse_whole(text, source_name, base_dir, environment).config
+
+
+def parse_whole(
+    text: str, source_name: str, base_dir: str | Path, environment: Mapping[str, str] | None = None
+) -> Loaded:
+    """As `parse`, with the lines."""
     known = os.environ if environment is None else environment
-    return _parse(text, source_name, Surroundings(Path(base_dir), known)).config
+    return _parse(text, source_name, Surroundings(Path(base_dir), known))
 
 
 def _parse(text: str, source_name: str, around: Surroundings) -> Loaded:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway.config.loading import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.sim.arrivals import Arrival, TraceError, read_trace
 from gateway.sim.scenario import Scenario, load_scenario
+from gateway.sim.stand_ins import load_to_simulate
 from gateway.sim.study import RUNS, Study, study
 from gateway.sim.sweep import Sweep, SweepError, configs_of, points_of, read_sweep, run_sweep
 from gateway.sim.text_report import side_by_side, sweep_report, text_report
@@ -86,9 +86,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _task_of(args: argparse.Namespace) -> Task:
-    config = load(args.config)
+    config = load_to_simulate(args.config)
     scenario = load_scenario(args.scenario, config) if args.scenario is not None else Scenario()
-    others = [(path.name, load(path)) for path in args.compare or ()]
+    others = [(path.name, load_to_simulate(path)) for path in args.compare or ()]
     sweep = read_sweep(args.sweep) if args.sweep is not None else None
     swept = configs_of(args.config, sweep) if sweep is not None else []
     arrivals: list[Arrival]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# More buckets than this are put together, COARSER of them into one.
+MAX_BUCKETS, COARSER = 2400, 10
+
 
 class Level:
     """One number that changes now and then, remembered by bucket of `bucket_s`."""
 
-    __slots__ = ("_bucket_s", "_since_s", "area", "now", "peaks")
+    __slots__ = ("_since_s", "area", "bucket_s", "now", "peaks")
 
     def __init__(self, bucket_s: float) -> None:
-        self._bucket_s = bucket_s
+        self.bucket_s = bucket_s
         self._since_s = 0.0
         self.now = 0
         self.area: list[float] = []  # level x seconds
@@ -25,10 +28,14 @@ class Level:
 
     def advance(self, now_s: float) -> None:
         """Counts the time until `now_s` at the present level."""
-        bucket_s, since_s = self._bucket_s, self._since_s
+        bucket_s, since_s = self.bucket_s, self._since_s
         while True:
             at = len(self.peaks) - 1
             if at < 0 or since_s >= (at + 1) * bucket_s:
+                if at + 1 >= MAX_BUCKETS:
+                    self.coarsen()
+                    bucket_s = self.bucket_s
+                    continue
                 self.area.append(0.0)
                 self.peaks.append(self.now)
                 continue
@@ -39,9 +46,16 @@ class Level:
                 break
         self._since_s = since_s
 
+    def coarsen(self) -> None:
+        """Buckets of COARSER times the width, in place of so many."""
+        starts = range(0, len(self.area), COARSER)
+        self.area = [sum(self.area[at : at + COARSER]) for at in starts]
+        self.peaks = [max(self.peaks[at : at + COARSER]) for at in starts]
+        self.bucket_s *= COARSER
+
 
 class Occupancy:
-    """A Level for each tier."""
+    """A Level for each tier; once closed all have buckets of `bucket_s`."""
 
     def __init__(self, tiers: Sequence[str], bucket_s: float = 1.0) -> None:
         self.bucket_s = bucket_s
@@ -53,3 +67,4 @@ class Occupancy:
     def close(self, now_s: float) -> None:
         for level in self.levels.values():
             level.advance(now_s)
+        self.bucket_s = max([level.bucket_s for level in self.levels.values()], default=self.bucket_s)

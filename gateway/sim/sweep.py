@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from gateway.config.loading import parse, read_text
+from gateway.config.loading import parse_whole, read_text
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 from gateway.sim.figures import Figures
+from gateway.sim.stand_ins import with_stand_ins
 from gateway.sim.study import Study, study
 from gateway.sim.world import Progress, Setting
 
@@ -67,7 +68,8 @@ def configs_of(path: Path, sweep: Sweep) -> list[Config]:
         document = yaml.safe_load(source)
         _put(document, sweep.path, value)
         try:
-            configs.append(parse(yaml.safe_dump(document), str(path), path.parent, os.environ))
+            loaded = parse_whole(yaml.safe_dump(document), str(path), path.parent, os.environ)
+            configs.append(with_stand_ins(loaded))
         except ConfigError as error:
             # The lines are those of a text that nobody has seen.
             shown = f"with {sweep.path} = {value}: "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.sim.baselines import BASELINES
 from gateway.sim.ledger import Fate, Ledger
+from gateway.sim.occupancy import MAX_BUCKETS, Occupancy
 from gateway.sim.scenario import EngineConfig, FaultConfig, Scenario, SimClusterConfig
 from gateway.sim.world import Setting, run_baseline, run_gateway
 from tests.sim.settings import bursts, setting
@@ -64,3 +66,22 @@ def test_every_request_ends_once_and_every_slot_comes_back(scenario, seed):
     assert max(row.ended_s - row.arrival.at_s for row in ledger.rows) <= 20.2  # the total deadline
     assert all(row.attempts <= 3 for row in ledger.rows)
     check(run, run_baseline(run, BASELINES[seed % len(BASELINES)]()))
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, -1]), st.floats(0.0, 400.0)), max_size=40))
+def test_a_run_of_any_length_has_a_bounded_number_of_buckets_and_loses_nothing(steps) -> None:
+    fine, coarse = Occupancy(["t"], 4000.0), Occupancy(["t"], 0.01)
+    now_s = used = 0.0
+    for by, wait_s in steps:
+        now_s += wait_s
+        by = by if used + by >= 0 else 1
+        used += by
+        fine.change("t", by, now_s)
+        coarse.change("t", by, now_s)
+    for occupancy in (fine, coarse):
+        occupancy.close(now_s)
+    one, many = fine.levels["t"], coarse.levels["t"]
+    assert len(many.area) == len(many.peaks) <= MAX_BUCKETS
+    assert coarse.bucket_s * len(many.area) >= now_s
+    assert sum(many.area) == pytest.approx(sum(one.area))
+    assert max(many.peaks, default=0) == max(one.peaks, default=0)

@@ -104,6 +104,37 @@ def test_a_server_carries_no_simulator():
     assert found.stdout.strip() == "[]"
 
 
+def test_clusters_that_are_discovered_have_stand_ins(given, tmp_path, capsys):
+    (tmp_path / "found").write_text("- http://f.example:1\n")
+    (tmp_path / "c.yaml").write_text(
+        """clusters:
+  - {name: here, limit: 4, discovery: {expected: 2, dns: {name: e.example, port: 8000}}}
+  - {name: there, limit: 50, discovery: {file: found}, tier: backup}
+"""
+    )
+    assert main([*given, "--json", str(tmp_path / "r.json"), "--sweep", "clusters.here.limit=4,5"]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    tiers = report["configs"][0]["spillway"]["tiers"]
+    assert {name: tier["limit"] for name, tier in tiers.items()} == {"primary": 8, "backup": 50}
+    assert len(report["sweep"]["points"]) == 2
+    (tmp_path / "c.yaml").write_text(
+        "clusters:\n  - {name: here, limit: 4, discovery: {dns: {name: e.example, port: 8000}}}\n"
+    )
+    capsys.readouterr()
+    assert main(given) == 2
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'c.yaml'}:2: clusters[0].discovery: finds its backends when the gateway runs, so a "
+        "simulation has none; write beside it how many there are, as expected: 3\n"
+    )
+
+
+def test_one_request_that_lasts_for_days_is_no_trouble(given, tmp_path):
+    (tmp_path / "t.csv").write_text("t_seconds,input_tokens,output_tokens\n0,10000000,10000000\n")
+    assert main([*given, "--json", str(tmp_path / "r.json")]) == 0
+    greedy = json.loads((tmp_path / "r.json").read_text())["configs"][0]["baselines"]["greedy"]
+    assert greedy["duration_s"]["p50"] > 3 * 86_400
+
+
 def test_ctrl_c_ends_it_with_one_line(given, capsys, monkeypatch):
     def study(*_):
         raise KeyboardInterrupt
