@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Task:
     """All that was given, read and checked."""
 
+    name: str
     workload: str
     setting: Setting
     others: Sequence[tuple[str, Config]]
@@ -74,7 +75,7 @@ def _run(args: argparse.Namespace) -> int:
     setting = task.setting
     runs = RUNS * (1 + len(task.others) + len(task.swept))
     with _progress(args.quiet, len(setting.arrivals), runs) as tell:
-        studies = [study(args.config.name, setting, tell)]
+        studies = [study(task.name, setting, tell)]
         studies += [study(name, replace(setting, config=config), tell) for name, config in task.others]
         swept = run_sweep(task.sweep, task.swept, setting, tell) if task.sweep is not None else []
     sys.stdout.write("\n".join(map(text_report, studies)))
@@ -88,7 +89,8 @@ def _run(args: argparse.Namespace) -> int:
 def _task_of(args: argparse.Namespace) -> Task:
     config = load_to_simulate(args.config)
     scenario = load_scenario(args.scenario, config) if args.scenario is not None else Scenario()
-    others = [(path.name, load_to_simulate(path)) for path in args.compare or ()]
+    name, *names = _names_of([args.config, *(args.compare or ())])
+    others = [(other, load_to_simulate(path)) for other, path in zip(names, args.compare or (), strict=True)]
     sweep = read_sweep(args.sweep) if args.sweep is not None else None
     swept = configs_of(args.config, sweep) if sweep is not None else []
     arrivals: list[Arrival]
@@ -96,7 +98,13 @@ def _task_of(args: argparse.Namespace) -> Task:
         workload, arrivals = args.trace.name, read_trace(args.trace)
     else:
         workload, arrivals = args.workload, make_workload(args.workload, args.seed)
-    return Task(workload, Setting(config, scenario, arrivals, args.seed), others, sweep, swept)
+    return Task(name, workload, Setting(config, scenario, arrivals, args.seed), others, sweep, swept)
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """As short as they may be without two being the same."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _write(args: argparse.Namespace, task: Task, studies: Sequence[Study], swept: Sequence[Study]) -> int:
@@ -107,7 +115,9 @@ def _write(args: argparse.Namespace, task: Task, studies: Sequence[Study], swept
     try:
         if args.html is not None:
             part = sweep_part(task.sweep, swept) if task.sweep is not None else ""
-            args.html.write_text(html_report(studies, task.workload, args.seed, part), encoding="utf-8")
+            given = f", scenario {args.scenario.name}" if args.scenario is not None else ""
+            page = html_report(studies, task.workload + given, args.seed, part)
+            args.html.write_text(page, encoding="utf-8")
         if args.json is not None:
             curve = points_of(task.sweep, swept) if task.sweep is not None else None
             args.json.write_bytes(json_report(studies, task.workload, args.seed, curve))

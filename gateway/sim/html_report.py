@@ -25,8 +25,9 @@ padding:.5rem .9rem}
 .facts b{display:block;font-size:1.3rem}.facts span{color:var(--dim);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+td.word{white-space:normal}summary{cursor:pointer;color:var(--dim)}
 th{color:var(--dim);font-weight:600}.word{text-align:left}tr.ours{font-weight:600}
-figure{margin:.4rem 0 0}svg{width:100%;height:auto;display:block}
+figure{margin:.4rem 0 0;overflow-x:auto}svg{width:100%;min-width:640px;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}.grid{stroke:var(--line)}
 .mean,.peak{fill:none;stroke-width:1.6}.peak{opacity:.35;stroke-width:1}
 .limit{stroke-dasharray:6 4;opacity:.8}
@@ -72,23 +73,26 @@ def _row(tag: str, cells: Sequence[str], words: Sequence[bool], mark: str = "") 
 
 def _part(study: Study) -> str:
     course, ours = study.course, study.figures
-    step = course["bucket_s"]
+    bucket_s = course["bucket_s"]
+    clock = pictures.clock_of(study.span_s)
+    step = bucket_s / clock.seconds
     limits = {name: tier["limit"] for name, tier in ours["tiers"].items()}
-    rates = {name: [count / step for count in counts] for name, counts in course["requests"].items()}
+    rates = {name: [count / bucket_s for count in counts] for name, counts in course["requests"].items()}
     used = {name: (course["in_flight_mean"][name], course["in_flight_peak"][name]) for name in limits}
     shares = {name: 100 * f["off_preferred_share"] for name, _, f in policy_rows(study)}
     shares["bound"] = 100 * study.bound["off_preferred_share"]
     return "".join(
         [
             f"<h2>{escape(study.name)}</h2>{_facts(study)}",
-            "<h2>Where requests went</h2><p>Requests a second by the tier that served them.</p>",
-            pictures.stacked(rates, step, "s", "requests/s"),
+            "<h2>Where requests went</h2><p>Requests a second by the tier that served them; shed and failed on top.</p>",
+            pictures.stacked(rates, step, clock.unit, "requests/s"),
             "<h2>Slots in use</h2><p>Mean and, paler, peak; limits dashed.</p>",
             pictures.against_limits(
                 {name: mean for name, (mean, _) in used.items()},
                 {name: peak for name, (_, peak) in used.items()},
                 limits,
                 step,
+                clock.unit,
             ),
             "<h2>Beside other policies</h2><p>Share of requests off their preferred tier.</p>",
             pictures.bars(shares, "%", "spillway"),
@@ -204,16 +208,25 @@ def _circuits(course: Figures) -> str:
     ]
     more = len(changes) - len(rows)
     rest = f"<p>{more:,} more are in the JSON report.</p>" if more else ""
-    return "<h2>Circuits</h2>" + table(("at", "backend", "is", "trigger", "reason"), rows) + rest
+    opened = sum(change["circuit"] == "open" for change in changes)
+    summary = f"<summary>{opened:,} times open, {len(changes):,} changes</summary>"
+    listed = table(("at", "backend", "is", "trigger", "reason"), rows)
+    return f"<h2>Circuits</h2><details>{summary}{listed}{rest}</details>"
 
 
 def _side_by_side(studies: Sequence[Study]) -> str:
-    return "<h2>Side by side</h2>" + table(COMPARED, map(compared_cells, studies))
+    shares = {study.name: 100 * study.figures["off_preferred_share"] for study in studies}
+    says = "<p>Share of requests off their preferred tier.</p>"
+    drawn = pictures.bars(shares, "%", studies[0].name)
+    return "<h2>Side by side</h2>" + says + drawn + table(COMPARED, map(compared_cells, studies))
 
 
 def sweep_part(sweep: Sweep, studies: Sequence[Study]) -> str:
     """The trade-off curve, where the values are numbers, and its table."""
-    heading = f"<h2>{escape(sweep.path)}</h2>"
+    heading = (
+        f"<h2>Sweep of {escape(sweep.path)}</h2><p>Share of requests off their preferred tier; shed are "
+        "those of this configuration that were refused.</p>"
+    )
     rows = table((sweep.path, *COMPARED[1:]), map(compared_cells, studies))
     try:
         values = [float(study.name) for study in studies]
@@ -229,4 +242,4 @@ def sweep_part(sweep: Sweep, studies: Sequence[Study]) -> str:
         name: [(x, 100 * share) for x, share in zip(values, shares, strict=True)]
         for name, shares in lines.items()
     }
-    return heading + pictures.curves(points, sweep.path, "% off preferred") + rows
+    return heading + pictures.curves(points, sweep.path, "% of requests") + rows

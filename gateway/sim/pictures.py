@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from math import floor, log10
+from typing import NamedTuple
 
-WIDTH, HEIGHT = 920, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 34
+WIDTH, HEIGHT = 920, 254
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 28, 34
 
 # Told apart by colour-blind readers too (Okabe and Ito); a tier has its colour in every picture.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
-LOST_COLOURS = {"failed": "#D55E00", "shed": "#555555"}
+LOST_COLOURS = {"failed": "#D55E00", "shed": "#7a7a7a"}
 
 Series = Mapping[str, Sequence[float]]
 
@@ -26,7 +27,8 @@ class Axes:
     """A frame from (0, 0) to (`x_most`, `y_most`) in the picture's own units."""
 
     def __init__(self, x_most: float, y_most: float, x_label: str, y_label: str) -> None:
-        self.x_most, self.y_most = x_most or 1.0, y_most or 1.0
+        self.x_most = x_most or 1.0
+        self.y_most = rounded_up(y_most or 1.0)
         self._labels = x_label, y_label
 
     def x(self, value: float) -> float:
@@ -44,7 +46,8 @@ class Axes:
         for tick in ticks(self.x_most, 8):
             at = self.x(tick)
             yield f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{number(tick)}</text>'
-        yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        yield f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>'
         yield f'<text x="4" y="10">{escape(y_label)}</text>'
 
 
@@ -56,6 +59,26 @@ def ticks(most: float, about: int = 4) -> list[float]:
             step *= factor
             break
     return [round(step * n, 10) for n in range(int(most / step + 1e-9) + 1)]
+
+
+def rounded_up(most: float) -> float:
+    """The least mark of an axis that is not below `most`."""
+    marks = ticks(most)
+    step = marks[1] if len(marks) > 1 else most
+    return marks[-1] if marks[-1] >= most else round(marks[-1] + step, 10)
+
+
+class Clock(NamedTuple):
+    """The unit in which a time axis reads best, and how many seconds it has."""
+
+    unit: str
+    seconds: float
+
+
+def clock_of(span_s: float) -> Clock:
+    if span_s > 3 * 3600:
+        return Clock("hours", 3600.0)
+    return Clock("minutes", 60.0) if span_s > 600 else Clock("seconds", 1.0)
 
 
 def number(value: float) -> str:
@@ -83,14 +106,15 @@ def stacked(series: Series, step: float, x_label: str, y_label: str) -> str:
     return _svg([*axes.drawing(), *shapes], {name: colours[name] for name in series if any(series[name])})
 
 
-def against_limits(means: Series, peaks: Series, limits: Mapping[str, float], step: float) -> str:
+def against_limits(
+    means: Series, peaks: Series, limits: Mapping[str, float], step: float, x_label: str
+) -> str:
     """Lines of the mean, pale stairs of the peak, and each tier's limit dashed, if it is within sight."""
     used = [name for name in means if any(peaks[name])]
     highest = max((max(peaks[name]) for name in used), default=0.0)
     within = {name: limits[name] for name in used if limits[name] <= 1.5 * highest}
-    axes = Axes(
-        max(map(len, means.values())) * step, max([highest, *within.values()]) * 1.05, "s", "slots in use"
-    )
+    most = max([highest, *within.values()]) * 1.05
+    axes = Axes(max(map(len, means.values())) * step, most, x_label, "slots in use")
     colours = colours_of(means)
     shapes: list[str] = []
     for name in used:
@@ -104,7 +128,8 @@ def against_limits(means: Series, peaks: Series, limits: Mapping[str, float], st
             f' stroke="{colours[name]}">'
             f"<title>limit of {escape(name)}: {number(limit)}</title></line>"
         )
-    return _svg([*axes.drawing(), *shapes], {name: colours[name] for name in used})
+    legend = {f"{name}, limit {number(limits[name])}": colours[name] for name in used}
+    return _svg([*axes.drawing(), *shapes], legend)
 
 
 def bars(values: Mapping[str, float], unit: str, highlight: str) -> str:

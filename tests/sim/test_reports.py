@@ -34,7 +34,7 @@ def test_the_page_stands_alone_and_its_pictures_are_well_formed(given, tmp_path)
     assert "wide &lt;b&gt;.yaml" in page
     assert "wide <b>" not in page
     drawn = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(drawn) == 6
+    assert len(drawn) == 7
     for picture in drawn:
         assert ElementTree.fromstring(picture).tag == "svg"
     for word in ("Side by side", "cool_down", "Slots in use", "primary"):
@@ -50,7 +50,7 @@ def test_compared_configurations_get_the_same_trace(given, tmp_path):
 
 def test_a_sweep_draws_the_curve(given, tmp_path, capsys):
     page = page_of(given, tmp_path, "--sweep", "clusters.here.limit=2..6:2")
-    assert "% off preferred" in page
+    assert "% of requests" in page
     points = json.loads((tmp_path / "r.json").read_bytes())["sweep"]["points"]
     assert [point["value"] for point in points] == ["2", "4", "6"]
     shares = [point["off_preferred_share"] for point in points]
@@ -99,4 +99,7 @@ def test_a_workload_in_place_of_a_trace(given, tmp_path):
 def test_round_numbers_on_the_axes():
     assert pictures.ticks(10.0) == [0, 5, 10]
     assert pictures.ticks(0.37) == [0, 0.1, 0.2, 0.3]
+    assert [pictures.rounded_up(most) for most in (9.1, 10.0, 33.6, 0.37)] == [10, 10, 40, 0.4]
+    units = [pictures.clock_of(span_s).unit for span_s in (60, 3600, 86_400)]
+    assert units == ["seconds", "minutes", "hours"]
     assert pictures.ticks(3500, 8) == [0, 500, 1000, 1500, 2000, 2500, 3000, 3500]

@@ -144,3 +144,13 @@ def test_ctrl_c_ends_it_with_one_line(given, capsys, monkeypatch):
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.splitlines() == ["simulate: interrupted, nothing more is reported"]
+
+
+def test_two_files_of_one_name_are_told_apart(given, tmp_path, capsys):
+    (tmp_path / "next").mkdir()
+    other = tmp_path / "next" / "c.yaml"
+    other.write_text(THREE_TIERS)
+    assert main([*given, "--compare", str(other), "--html", str(tmp_path / "r.html")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[-2:]] == [str(tmp_path / "c.yaml"), str(other)]
+    assert (tmp_path / "r.html").read_text().count(f"<h2>{other}</h2>") == 1
