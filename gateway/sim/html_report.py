@@ -84,7 +84,8 @@ def _part(study: Study) -> str:
     return "".join(
         [
             f"<h2>{escape(study.name)}</h2>{_facts(study)}",
-            "<h2>Where requests went</h2><p>Requests a second by the tier that served them; shed and failed on top.</p>",
+            "<h2>Where requests went</h2><p>Requests a second by the tier that served them; shed and failed "
+            "on top.</p>",
             pictures.stacked(rates, step, clock.unit, "requests/s"),
             "<h2>Slots in use</h2><p>Mean and, paler, peak; limits dashed.</p>",
             pictures.against_limits(
