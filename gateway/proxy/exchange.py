@@ -340,9 +340,10 @@ class Exchange:
             self._go_on_with(attempt, loser)
         record.status = head.status
         record.ttft_s = now_s - record.started_s
-        record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
-        if record.held is not None:
-            record.overhead_s -= record.held.seconds
+        held_s = record.held.seconds if record.held is not None else 0.0
+        overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s) - held_s
+        # An attempt lets go a moment after the next one has begun: that moment is in both of their times.
+        record.overhead_s = max(overhead_s, 0.0)
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:

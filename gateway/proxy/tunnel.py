@@ -123,9 +123,10 @@ class TunnelExchange(Exchange):
         self.is_committed = True
         record.status = head.status
         record.ttft_s = now_s - record.started_s
-        record.overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s)
-        if record.held is not None:
-            record.overhead_s -= record.held.seconds
+        held_s = record.held.seconds if record.held is not None else 0.0
+        overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s) - held_s
+        # An attempt lets go a moment after the next one has begun: that moment is in both of their times.
+        record.overhead_s = max(overhead_s, 0.0)
         if not self.route.is_own_deadline:
             self.route.deadline_s = now_s + self.settings.timeouts.tunnel_total_s
         candidate = attempt.candidate if self.settings.exposes_routing else None

@@ -137,8 +137,8 @@ FIELDS: tuple[LogField, ...] = (
         float,
         "milliseconds",
         NEVER,
-        "The part of `ttft_ms` that was not spent waiting for the backend that answered: what the gateway "
-        "took, and attempts that ended without a byte; 0 without `ttft_ms`. Without `queue_ms`.",
+        "The part of `ttft_ms` that the gateway took itself: neither waiting for backends, also those that "
+        "gave no byte, nor `queue_ms`; 0 without `ttft_ms`.",
     ),
     LogField(
         "queue_ms",

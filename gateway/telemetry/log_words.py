@@ -22,7 +22,16 @@ _SPILL_WORDS = {
 _CODE_WORDS = {
     "no_capacity": "every backend that may serve it was full",
     "no_backend": "nobody who may serve it was there",
-    "model_not_found": "no cluster is configured for this model",
+    "queue_timeout": "no slot came free while it waited",
+    "model_not_found": "no cluster is configured for this model, or its key may not ask for it",
+    "residency_unavailable": "clusters are configured for this model, but none where it may be answered, by "
+    "its key's residency and its x-spillway-residency",
+    "unauthorized": "it showed no key that is good here",
+    "rate_limited": "its key was at its limit, of requests in flight or of its rate",
+    "invalid_request": "it was not valid; the answer said what was wrong",
+    "body_too_large": "its body was larger than max_body",
+    "not_found": "its path is not served",
+    "method_not_allowed": "its path takes another method",
     "upstream_unreachable": "no backend could be reached",
     "upstream_timeout_first_byte": "no backend gave a first byte in time",
     "upstream_timeout_stall": "the backend fell silent in the middle of its answer",
@@ -72,7 +81,9 @@ def _request(fields: dict[str, Any]) -> str:
     rule = fields.get("route_model")
     by = f" (by the rule {rule})" if model and rule not in (None, "other", model) else ""
     named = f" for {model}{by}" if model else ""
-    return f"{fields.get('request_id', '?')}: {what}{named}, ended {fields.get('ts', 'at an unknown time')}."
+    owner = f", with the key of {fields['key']}" if fields.get("key") else ""
+    ended = fields.get("ts", "at an unknown time")
+    return f"{fields.get('request_id', '?')}: {what}{named}{owner}, ended {ended}."
 
 
 def _way(fields: dict[str, Any]) -> Iterator[str]:
@@ -89,6 +100,8 @@ def _way(fields: dict[str, Any]) -> Iterator[str]:
         yield f"Why not {not_to} ({spill}): {_SPILL_WORDS.get(spill, 'see the documentation')}."
     elif fields.get("backend"):
         yield "That is the tier where it would best run."
+    if waited_ms := fields.get("queue_ms"):
+        yield f"It waited {waited_ms:.1f} ms for a slot."
     if passed_over := fields.get("passed_over"):
         when = "When its first attempt began" if fields.get("backend") else "When it was refused"
         yield f"{when}, these backends did not serve it: {passed_over}."
@@ -120,12 +133,9 @@ def _happened(reason: str) -> str:
 
 
 def _clock(fields: dict[str, Any]) -> str:
-    ttft_ms, overhead_ms = fields.get("ttft_ms"), fields.get("overhead_ms", 0.0)
-    first = (
-        f"first byte after {ttft_ms:.1f} ms, {overhead_ms:.1f} ms of it not at that backend; "
-        if ttft_ms
-        else ""
-    )
+    ttft_ms, overhead_ms = fields.get("ttft_ms"), max(fields.get("overhead_ms", 0.0), 0.0)
+    own = f"{overhead_ms:.1f} ms of it the gateway's own"
+    first = f"first byte after {ttft_ms:.1f} ms, {own}; " if ttft_ms else ""
     return f" ({first}all after {fields.get('duration_ms', 0.0):.1f} ms)"
 
 
@@ -137,5 +147,7 @@ def _end(fields: dict[str, Any]) -> str:
     with_code = f" with {code}" if code and fields.get("backend") else ""
     if outcome is None:
         return f"{sent}{with_code}{clock}. The gateway itself failed; its own log says how."
+    if code and not fields.get("backend"):  # the refusal has been told
+        return f"{sent}{clock}."
     happened = "" if reason == "completed" else f", {_CODE_WORDS.get(str(code)) or _happened(str(reason))}"
     return f"{sent}{with_code}{clock}. Outcome {outcome}: {reason}{happened}."
