@@ -107,13 +107,21 @@ class _Waiting:
 class SharedStore:
     """One gateway's side of the fleet's leases."""
 
-    def __init__(self, link: Link, fleet: str, company: Company, expected_gateways: int = 1) -> None:
+    def __init__(
+        self,
+        link: Link,
+        fleet: str,
+        company: Company,
+        expected_gateways: int = 1,
+        gateway_id: str | None = None,
+    ) -> None:
+        """`gateway_id` is for a simulation, which has to be the same each time."""
         self._link = link
         self._keys = Keys(fleet)
         self._company = company
         self._clock = company.clock
         # New at every start: who comes back from the dead writes nobody else's fields.
-        self.gateway_id = token_hex(8)
+        self.gateway_id = gateway_id if gateway_id is not None else token_hex(8)
         self._book = GrantBook(expected_gateways)
         self._drains = DrainMarks()
         self._circuits = CircuitNews()
@@ -352,8 +360,8 @@ class SharedStore:
         sent_s = self._started_exchange_s = self._clock()
         wants = self._wants(sent_s)
         wanted = {backend_id for want in wants for backend_id in want.backend_ids}
-        if no_more := tuple(backend_id for backend_id in self._told_wants if backend_id not in wanted):
-            wants = (*wants, Wanting(no_more, 0, 0.0))
+        if no_more := sorted(self._told_wants - wanted):
+            wants = (*wants, Wanting(tuple(no_more), 0, 0.0))
         self._told_wants = wanted
         message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s, wants)
         raw = await self._link.exchange(*self._on_wire(message), deadline_s)
