@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import events
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
 
 from gateway.sim.timeline import Timeline
+
+
+class _Call(asyncio.TimerHandle):
+    """A callback on the Timeline. A cancelled one stays there, and is passed over."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when_s: float,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: VirtualLoop,
+        context: Context | None,
+    ) -> None:
+        # Not that of TimerHandle, which prepares for an order and a debug mode that are not here.
+        self._when, self._callback, self._args, self._loop = when_s, callback, args, loop
+        self._context = context if context is not None else copy_context()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def _run(self) -> None:
+        if not self._cancelled:
+            self._context.run(self._callback, *self._args)
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -44,10 +70,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self._timeline.at(self._timeline.now_s, _run, handle)
-        return handle
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._timeline.now_s, callback, *args, context=context)
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -57,12 +81,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._timeline.at(when, _run, handle)
-        return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass  # it stays on the Timeline, and is passed over
+        call = _Call(when, callback, args, self, context)
+        self._timeline.at(when, call._run)
+        return call
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -74,11 +95,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise context.get("exception") or RuntimeError(context["message"])
-
-
-def _run(handle: asyncio.Handle) -> None:
-    if not handle.cancelled():
-        handle._run()
 
 
 def finish_now(coroutine: Coroutine[Any, Any, None]) -> None:
