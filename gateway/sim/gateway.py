@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.config.fleet import fleet_of, hold_of, set_budget
 from gateway.config.schema import Config
+from gateway.core.breaker import Circuit
 from gateway.core.events import SWEEP_S, TICK_S
 from gateway.core.fleet import (
     BytesSeen,
@@ -28,7 +29,6 @@ from gateway.core.fleet import (
     ShareOpening,
     Ticked,
 )
-from gateway.core.breaker import Circuit
 from gateway.core.health import ProbeReported
 from gateway.core.retries import ExtraAttempts
 from gateway.ports import StateStore
@@ -59,6 +59,8 @@ class SimGateway:
 
     With a store of its own it needs no loop; one that it shares with others is awaited in `loop`.
     """
+
+    number = 1  # among those that share the requests
 
     def __init__(self, config: Config, scene: Scene, loop: VirtualLoop | None = None) -> None:
         self.config = config
@@ -116,7 +118,7 @@ class SimGateway:
                 case SetLimits(limits, caps):
                     self.store.set_limits(limits, caps)
                 case ReportCircuit(backend_id, circuit, trigger, reason):
-                    change = CircuitChange(self.now_s, backend_id, circuit, trigger, reason)
+                    change = CircuitChange(self.now_s, backend_id, circuit, trigger, reason, self.number)
                     self.ledger.circuits.append(change)
                 case ShareOpening() | ShareClosing():
                     self.store.share_circuit(effect)

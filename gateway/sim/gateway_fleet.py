@@ -28,14 +28,15 @@ SEED_STEP = 1_000_003
 
 
 class SharingGateway(SimGateway):
-    """One of several. `number` counts from 0."""
+    """One of several."""
 
     def __init__(
         self, config: Config, scene: Scene, loop: VirtualLoop, network: StoreNetwork, number: int
     ) -> None:
-        self._network, self.number = network, number
+        self.number = number
+        self._network = network
         self._is_degraded = False
-        super().__init__(config, replace(scene, seed=scene.seed + SEED_STEP * number), loop)
+        super().__init__(config, replace(scene, seed=scene.seed + SEED_STEP * (number - 1)), loop)
 
     def make_store(self, scene: Scene) -> SharedStore:
         company = Company(
@@ -45,8 +46,8 @@ class SharingGateway(SimGateway):
             latencies=lambda: self.fleet.take_latencies(self.timeline.now_s),
             observe_exchange=self._exchanged,
         )
-        link = self._network.links[self.number]
-        return SharedStore(link, "simulated", company, gateway_id=f"gateway-{self.number + 1}")
+        link = self._network.links[self.number - 1]
+        return SharedStore(link, "simulated", company, gateway_id=f"gateway-{self.number}")
 
     def join(self) -> None:
         self.carry(self.store.start())
@@ -77,7 +78,7 @@ class GatewayFleet:
         self._draw = Random(f"{scene.seed}: gateways")
         self.gateways = [
             SharingGateway(config, scene, self.loop, self._network, number)
-            for number in range(scenario.gateways)
+            for number in range(1, scenario.gateways + 1)
         ]
         self._next = self._chooser(scenario)
         scene.ledger.gateways = scenario.gateways

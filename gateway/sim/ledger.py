@@ -49,11 +49,14 @@ class Row(NamedTuple):
 
 
 class CircuitChange(NamedTuple):
+    """At one `gateway`, counted from 1: by its own judgement or, the trigger tells, by another's word."""
+
     at_s: float
     backend_id: str
     circuit: str
     trigger: str | None = None
     reason: str | None = None
+    gateway: int = 1
 
 
 class Ledger:

@@ -168,5 +168,8 @@ def _check(scenario: Scenario, config: Config, reading: Reading) -> None:
     for outage in scenario.store.outages if scenario.store is not None else ():
         if max(outage.gateways, default=0) > scenario.gateways:
             reading.complain(
-                outage, "gateways", f"there are {scenario.gateways} of them", "count from 1, or raise gateways"
+                outage,
+                "gateways",
+                f"there are {scenario.gateways} of them",
+                "count from 1, or raise gateways",
             )

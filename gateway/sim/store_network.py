@@ -1,4 +1,4 @@
-"""The store under several simulated gateways, and the network between: how far it is, and who cannot reach it."""
+"""The store under several simulated gateways, how far it is, and who cannot reach it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SimLink:
         """What is published, as long as the connection lasts. Raises LinkFailed."""
         if self._cuts:
             raise LinkFailed("no connection")
-        self._inbox = inbox = asyncio.Queue()
+        self._inbox = inbox = asyncio.Queue[bytes | None]()
         while (message := await inbox.get()) is not None:
             yield message
         raise LinkFailed("the connection is gone")

@@ -7,9 +7,11 @@ from asyncio import events
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from gateway.sim.timeline import Timeline
+
+Args = TypeVarTuple("Args")
 
 
 class _Call(asyncio.TimerHandle):
@@ -29,6 +31,7 @@ class _Call(asyncio.TimerHandle):
         self._when, self._callback, self._args, self._loop = when_s, callback, args, loop
         self._context = context if context is not None else copy_context()
         self._cancelled = False
+        self._source_traceback = None
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -38,60 +41,43 @@ class _Call(asyncio.TimerHandle):
             self._context.run(self._callback, *self._args)
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):
+class VirtualLoop(asyncio.BaseEventLoop):
     """Callbacks, timers, futures and tasks; no sockets, threads or signals.
 
     What callbacks raise ends the run: a mistake in a simulation must not look like a result.
     """
 
     def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
         self._timeline = timeline
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, this is the loop that asyncio asks."""
+        """Inside, this is the loop that asyncio asks; then it is closed."""
         outer = events._get_running_loop()
         events._set_running_loop(self)
         try:
             yield
         finally:
             events._set_running_loop(outer)
+            self.close()
 
     # --- what asyncio asks of a loop -----------------------------------------------------------------
 
     def time(self) -> float:
         return self._timeline.now_s
 
-    def is_running(self) -> bool:
-        return True
-
-    def get_debug(self) -> bool:
-        return False
-
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
         return self.call_at(self._timeline.now_s, callback, *args, context=context)
 
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return self.call_at(self._timeline.now_s + delay, callback, *args, context=context)
-
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.TimerHandle:
         call = _Call(when, callback, args, self, context)
         self._timeline.at(when, call._run)
         return call
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
-
-    def create_task(
-        self, coro: Any, *, name: str | None = None, context: Context | None = None
-    ) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise context.get("exception") or RuntimeError(context["message"])

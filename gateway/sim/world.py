@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -58,8 +60,20 @@ def run_gateway(setting: Setting, tell: Progress | None = None) -> Ledger:
 
     scene = _scene_of(setting, begin_s=-WARM_UP_S)
     fleet = GatewayFleet(setting.config, scene, setting.scenario, store)
-    with fleet.loop.running():
+    with fleet.loop.running(), _outages_unheard():
         return _run(setting, scene, fleet, tell)
+
+
+@contextmanager
+def _outages_unheard() -> Iterator[None]:
+    """Outages are in the report: the warnings about them are for live gateways."""
+    log = logging.getLogger("gateway.state")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def run_baseline(setting: Setting, policy: Policy, tell: Progress | None = None) -> Ledger:
