@@ -65,6 +65,7 @@ class SimGateway:
     def __init__(self, config: Config, scene: Scene, loop: VirtualLoop | None = None) -> None:
         self.config = config
         self._loop = loop
+        self._carried: dict[asyncio.Task[None], None] = {}
         self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
         self.fleet = Fleet()
         self.store = self.make_store(scene)
@@ -96,8 +97,19 @@ class SimGateway:
             finish_now(coroutine)
             return None
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
-        task.add_done_callback(_raise_failure)
+        self._carried[task] = None
+        task.add_done_callback(self._has_carried)
         return task
+
+    def _has_carried(self, task: asyncio.Task[None]) -> None:
+        del self._carried[task]
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            raise failure
+
+    def drop_carried(self) -> None:
+        """Nothing waits for the store any more."""
+        for task in self._carried:
+            task.cancel()
 
     # --- the shell around the core -------------------------------------------------------------------
 
@@ -217,8 +229,3 @@ class SimGateway:
 
     def __repr__(self) -> str:
         return f"<SimGateway at {self.now_s:.1f} s, {self._running} running>"
-
-
-def _raise_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (failure := task.exception()) is not None:
-        raise failure

@@ -53,6 +53,7 @@ class SharingGateway(SimGateway):
         self.carry(self.store.start())
 
     def leave(self) -> None:
+        self.drop_carried()  # synthetic probes: no request is left
         self.carry(self.store.stop())
 
     def _exchanged(self, _seconds: float, _is_good: bool) -> None:
