@@ -24,6 +24,7 @@ from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
 from gateway.ports import NO_CAPS, Clock, Lease, RoomWatcher, StoreHealth
 from gateway.state import wire
+from gateway.state.alarm import Alarm
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import GrantBook
@@ -128,7 +129,7 @@ class SharedStore:
         self._asks: list[_Waiting] = []
         self._watcher: RoomWatcher | None = None
         self._told_wants: set[str] = set()  # backends that the fleet knows somebody waits for here
-        self._wake = asyncio.Event()
+        self._wake = Alarm()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
         self._exchange_s = 0.0  # what one takes, of late
@@ -324,7 +325,10 @@ class SharedStore:
                 break
             # In degraded mode nobody is in a hurry: only the back-off counts.
             wait_s = due_s - now_s if self._is_failing or is_awake else min(due_s - now_s, BUSY_TICK_S)
-            await self._nap(wait_s, can_be_woken=not is_awake and not self._is_failing)
+            if is_awake or self._is_failing:
+                await asyncio.sleep(wait_s)
+            else:
+                await self._wake.nap(wait_s)
         self._wake.clear()
 
     def _pause_s(self, is_awake: bool) -> float:
@@ -333,14 +337,6 @@ class SharedStore:
         if is_awake:
             return MIN_GAP_S
         return BUSY_TICK_S if self._book.has_news() or self._told_wants else IDLE_TICK_S
-
-    async def _nap(self, wait_s: float, *, can_be_woken: bool) -> None:
-        if not can_be_woken:
-            await asyncio.sleep(wait_s)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
 
     async def _exchange(self, deadline_s: float) -> None:
         asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]

@@ -153,7 +153,7 @@ def test_it_answers_and_publishes_what_a_real_server_does(redis_server: RedisSer
                     real.flush()
                     embedded.flush()
     assert statuses == {"ok", "stale", "unknown"}
-    assert kinds == {"recall", "freed", "drains", "circuits"}
+    assert kinds >= {"recall", "freed", "drains", "circuits"}
 
 
 def test_what_nobody_writes_any_more_expires() -> None:
