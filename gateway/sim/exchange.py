@@ -176,7 +176,7 @@ class Exchange:
             gateway = self._gateway
             self._left_room = gateway.ledger.has_room_at_home(self.arrival.model)
             if candidate.reason is PlanReason.FULL:
-                self._is_false_spill = gateway.has_missed_room(self.arrival.model, self._preferred_tier)
+                self._is_false_spill = gateway.has_missed_room(self.journey.facts, self._preferred_tier)
 
     def new_attempt(self, lease: Lease) -> Attempt:
         self._attempts += 1
@@ -254,7 +254,7 @@ class Exchange:
 
     def _refuse(self, reason: ShedReason) -> None:
         if reason in _FULL:
-            self._is_false_spill = self._gateway.has_missed_room(self.arrival.model)
+            self._is_false_spill = self._gateway.has_missed_room(self.journey.facts)
         self._finish(Fate.SHED, reason)
 
     def _end(self, outcome: Outcome) -> None:

@@ -30,6 +30,7 @@ from gateway.core.fleet import (
     Ticked,
 )
 from gateway.core.health import ProbeReported
+from gateway.core.model import RequestFacts
 from gateway.core.retries import ExtraAttempts
 from gateway.ports import StateStore
 from gateway.sim.arrivals import Arrival
@@ -180,9 +181,9 @@ class SimGateway:
         self._running -= 1
         self.ledger.rows.append(row)
 
-    def has_missed_room(self, model: str | None, tier: str = "") -> bool:
+    def has_missed_room(self, facts: RequestFacts, tier: str = "") -> bool:
         """Whether a backend of this tier, or of any, has a slot that would be had if all were one gateway."""
-        for endpoints in self.site.serving(model):
+        for endpoints in self.site.serving(facts.model):
             for endpoint in endpoints:
                 if endpoint.has_room and endpoint.is_well and tier in ("", endpoint.place.tier):
                     state = self.fleet.view.backends.get(endpoint.id)
