@@ -44,15 +44,15 @@ class Door:
         self._uses = {rules.name: KeyUse(rules) for rules in key_rules_of(config)}
         self._wanted: dict[str, Residency] = {}
 
-    def enter(self, arrival: Arrival, now_s: float) -> Entry | str:
-        """Lets a request in, or says why not."""
+    def enter(self, arrival: Arrival, now_s: float, gateways: int = 1) -> Entry | str:
+        """Lets a request in, or says why not. Each of several `gateways` has its part of a key's limits."""
         if arrival.tenant is None and arrival.residency is None:
             return ANYBODY
         key = None
         if self._uses and arrival.tenant is not None:
             if (key := self._uses.get(arrival.tenant)) is None:
                 return UNAUTHORIZED
-            if key.admit(now_s) is not None:
+            if key.admit(now_s, gateways) is not None:
                 return RATE_LIMITED
             if not key.rules.allows(arrival.model):
                 key.finished()

@@ -102,6 +102,7 @@ def _part(study: Study) -> str:
             _tiers(ours),
             _groups("tenant", "Tenants", ours["by_tenant"]),
             _groups("residency", "Residencies", ours["by_residency"]),
+            _gateways(study),
             _reasons(ours),
             _circuits(course),
         ]
@@ -120,6 +121,8 @@ def _facts(study: Study) -> str:
         "circuits opened": str(ours["circuits_opened"]),
         "TTFT p99": seconds(ours["ttft_s"]["p99"]),
     }
+    if ours["fleet"]["is_shared"]:
+        facts["gateways"] = str(ours["fleet"]["gateways"])
     if ours["cost"] is not None:
         facts["cost"] = money(ours["cost"])
     cells = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in facts.items())
@@ -181,6 +184,31 @@ def _groups(what: str, heading: str, groups: Groups) -> str:
     return f"<h2>{heading}</h2>" + table((what, *HEADS), rows) + rest
 
 
+def _gateways(study: Study) -> str:
+    fleet, clock = study.figures["fleet"], pictures.clock_of(study.span_s)
+    step = study.course["bucket_s"] / clock.seconds
+    if not fleet["is_shared"]:
+        return ""
+    said = (
+        f"<h2>Gateways</h2><p>{fleet['gateways']} share the limits, with {fleet['exchanges']:,} exchanges "
+        f"with their store. {fleet['false_spills']:,} requests spilled and {fleet['false_sheds']:,} were "
+        "refused though a slot was free, only not at their gateway.</p>"
+    )
+    rows = (
+        (backend_id, f"{backend['peak']:,}", f"{backend['limit']:,}")
+        for backend_id, backend in fleet["backends"].items()
+    )
+    said += table(("backend", "most in flight", "limit"), rows)
+    if fleet["degraded_s"]:
+        said += (
+            f"<p>Without their store for {fleet['degraded_s']:,.1f} gateway-seconds, with a share of each "
+            "limit meanwhile:</p>"
+        )
+        degraded = {"degraded": study.course["degraded_gateways"]}
+        said += pictures.stacked(degraded, step, clock.unit, "gateways without the store")
+    return said
+
+
 def _reasons(ours: Figures) -> str:
     rows = [
         (kind, reason, f"{count:,}")
@@ -204,14 +232,21 @@ def _circuits(course: Figures) -> str:
     if not changes:
         return ""
     rows = [
-        (f"{c['at_s']:.1f} s", c["backend_id"], c["circuit"], c["trigger"] or "", c["reason"] or "")
+        (
+            f"{c['at_s']:.1f} s",
+            str(c["gateway"]),
+            c["backend_id"],
+            c["circuit"],
+            c["trigger"] or "",
+            c["reason"] or "",
+        )
         for c in changes[:MAX_CIRCUIT_ROWS]
     ]
     more = len(changes) - len(rows)
     rest = f"<p>{more:,} more are in the JSON report.</p>" if more else ""
     opened = sum(change["circuit"] == "open" for change in changes)
     summary = f"<summary>{opened:,} times open, {len(changes):,} changes</summary>"
-    listed = table(("at", "backend", "is", "trigger", "reason"), rows)
+    listed = table(("at", "gateway", "backend", "is", "trigger", "reason"), rows)
     return f"<h2>Circuits</h2><details>{summary}{listed}{rest}</details>"
 
 
