@@ -111,12 +111,14 @@ def _simulated_lints(args: argparse.Namespace, config: Config) -> Sequence[Findi
     from gateway.sim.arrivals import read_trace
     from gateway.sim.scenario import Scenario, load_scenario
     from gateway.sim.scenario_lints import lint_scenario
+    from gateway.sim.stand_ins import load_to_simulate
     from gateway.sim.trace_lints import lint_trace
 
     scenario = Scenario() if args.scenario is None else load_scenario(args.scenario, config)
     findings = [*lint_scenario(config, scenario)]
     if args.trace is not None:
-        findings += lint_trace(config, scenario, read_trace(args.trace), args.trace.name)
+        whole = load_to_simulate(Path(args.config))
+        findings += lint_trace(whole, scenario, read_trace(args.trace), args.trace.name)
     return findings
 
 

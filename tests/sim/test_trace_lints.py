@@ -76,6 +76,21 @@ def test_the_command_tells_it_with_its_line(files: list[str], tmp_path: Path, ca
     assert main([*files, "--strict"]) == 1
 
 
+def test_clusters_that_are_discovered_have_stand_ins_here_too(
+    files: list[str], tmp_path: Path, capsys
+) -> None:
+    found = IMPATIENT + THREE_TIERS.replace(
+        "backends: [http://a.example:1, http://b.example:1]",
+        "discovery: {expected: 2, dns: {name: e.example, port: 1}}",
+    )
+    (tmp_path / "g.yaml").write_text(found)
+    assert main([*files, "--strict"]) == 1
+    assert "[flapping]" in capsys.readouterr().err
+    (tmp_path / "g.yaml").write_text(found.replace("expected: 2, ", ""))
+    assert main(files) == 2
+    assert "clusters[0].discovery: finds its backends when the gateway runs" in capsys.readouterr().err
+
+
 def test_a_mistake_in_the_trace_is_one_line_and_exit_2(files: list[str], tmp_path: Path, capsys) -> None:
     (tmp_path / "t.csv").write_text("t_seconds,input_tokens,output_tokens\n1,1,1\n0,1,1\n")
     assert main(files) == 2
