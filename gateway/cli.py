@@ -98,10 +98,11 @@ def _run_check(args: argparse.Namespace) -> int:
     if args.scenario is None and args.trace is None:
         return check.run(args)
     from gateway.sim.arrivals import TraceError
+    from gateway.sim.script_host import NoLua
 
     try:
         return check.run(args, lambda config: _simulated_lints(args, config))
-    except TraceError as error:
+    except (TraceError, NoLua) as error:
         sys.stderr.write(f"{error}\n")
         return 2
 

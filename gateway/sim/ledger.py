@@ -23,8 +23,8 @@ class Row(NamedTuple):
     """One request at its end; times in virtual seconds. `why` is the reason of a spill, failure or shed.
 
     `left_room`: a slot was free in the preferred tier when the request was sent elsewhere. `held_s`: how long
-    it waited for one. `residency`: where it may be answered, None anywhere. `is_false_spill`: its gateway had no
-    slot there, or anywhere, though one was to be had.
+    it waited for one. `residency`: where it may be answered, None anywhere. `is_false_spill`: its gateway had
+    no slot there, or anywhere, though one was to be had.
     """
 
     number: int

@@ -209,3 +209,12 @@ def test_the_reports_tell_who_was_served_where_and_who_was_refused_why(given, tm
     page = (tmp_path / "r.html").read_text()
     assert "<h2>Tenants</h2>" in page
     assert "<h2>Residencies</h2>" in page
+
+
+def test_each_of_several_gateways_admits_its_part_of_a_key() -> None:
+    """Of four requests of the shop at once one gateway lets in two; of two gateways each lets in one."""
+    arrivals = [at(0.01 * n, tenant="shop") for n in range(4)]
+    for gateways in (1, 2):
+        scenario = Scenario(gateways=gateways, spread="round_robin")
+        ledger = run_gateway(setting(arrivals, KEYS + TWO_REGIONS, scenario))
+        assert [row.why == "rate_limited" for row in ledger.rows] == [False, False, True, True]
