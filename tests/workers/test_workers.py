@@ -146,13 +146,14 @@ def test_a_worker_that_hangs_is_left_out_and_said_and_does_not_stop_the_others(
     with started("workers: 2\n" + clusters(engine.url)) as fleet:
         fleet.wait_ready()
         ask_until_all_have_served(fleet, 2)
-        before = total(fleet.metrics(), "requests_total")
+        metrics = fleet.metrics()
+        before, missed = total(metrics, "requests_total"), total(metrics, "worker_scrapes_missed_total")
         victim = fleet.pid_of(2)
         os.kill(victim, signal.SIGSTOP)
         try:
             metrics = fleet.metrics()
             assert total(metrics, "requests_total") == before
-            assert total(metrics, "worker_scrapes_missed_total") == 1
+            assert total(metrics, "worker_scrapes_missed_total") > missed
             page = fleet.page("/readyz")
             assert [one["status"] for one in page["workers"]] == ["ready", "unresponsive"]
             status, body = fleet.admin("POST", "/api/v1/clusters/primary/drain")
