@@ -129,7 +129,8 @@ def test_redis_forgets_everything_again_and_again(fleet, server):
             client.flushall()
             passes(0.2, load)
         peak = fleet.backend.peak
-        if lines == [member.log_lines() for member in fleet.members]:  # no exchange was late: nobody was cut off
+        # Where the machine stood still an exchange was late: who is cut off has its share.
+        if lines == [member.log_lines() for member in fleet.members]:
             assert peak == LIMIT, "all that was held was counted again before anything was given"
 
 
