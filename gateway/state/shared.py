@@ -467,7 +467,7 @@ class SharedStore:
         elif kind == NewsKind.FREED:
             if self.gateway_id in rest[0]:
                 self._wake.set()
-        elif kind == NewsKind.DRAINS:
+        elif kind in (NewsKind.DRAINS, NewsKind.FORGOTTEN):
             self._wake.set()
         elif kind == NewsKind.CIRCUITS:
             openings, closings = rest
