@@ -70,9 +70,7 @@ class UpstreamPool:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():
-                if connection.is_silent():
-                    return connection
-                connection.close()
+                return connection
         return None
 
     async def connect(self) -> UpstreamConnection:
