@@ -357,6 +357,7 @@ class Gateway:
                     render_metrics=exposition.render,
                     clock=self._clock,
                     reload=self._reloader.reload if self._reloader is not None else None,
+                    key_rules=self._plane.key_rules,
                 )
             ),
         )
