@@ -36,7 +36,6 @@ from gateway.core.fleet import (
     Undrained,
     UnknownName,
 )
-from gateway.core.latency import LatencySummary
 from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
@@ -275,7 +274,7 @@ class Gateway:
             clock=self._clock,
             draw=lambda: getrandbits(53) / 2**53,
             apply=self._apply_heard,
-            latencies=self._latencies,
+            latencies=lambda: self._fleet.take_latencies(self._clock()),
             observe_exchange=self._metrics.record_exchange,
         )
         link = RedisLink(state.url.reveal(), Keys(state.fleet).news)
@@ -285,11 +284,6 @@ class Gateway:
         if self._place is not None:
             return AdminSettings(socket_path=self._place.admin_socket)
         return settings_of(self._config.admin)
-
-    def _latencies(self) -> dict[str, LatencySummary]:
-        now_s = self._clock()
-        seen = {id_: state.latency.take_summary(now_s) for id_, state in self._fleet.view.backends.items()}
-        return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
         access_log, spans = self._access_log, self._spans
