@@ -24,7 +24,7 @@ import uvloop
 
 from gateway.app import Gateway
 from gateway.config.loading import parse
-from gateway.proxy import exchange
+from gateway.proxy import bodies, exchange
 from gateway.proxy.bodies import facts_of
 
 MIB = 2**20
@@ -47,6 +47,13 @@ def shapes(size: int) -> Iterator[tuple[str, bytes]]:
         b'{"messages":[' + b'{"role":"user","content":"hi"},' * (size // 31) + b'{}],"model":"m"}',
     )
     yield "nested", b'{"model":"m","x":[' + b"[[[[[]]]]]," * (size // 11) + b"1]}"
+    # Where a field may stand twice in disguise, or a number be too large, all of it is read.
+    yield "escaped keys", b'{"model":"m"' + b',"\\u0061":1' * ((size - 13) // 11) + b"}"
+    yield "deep, disguised", b'{"\\u0061":1,"model":"m","x":[' + _DEEP * ((size - 31) // len(_DEEP)) + b"1]}"
+    yield "deep, 1e000", b'{"model":"m","y":1e000,"x":[' + _DEEP * ((size - 30) // len(_DEEP)) + b"1]}"
+
+
+_DEEP = b"[" * 900 + b"]" * 900 + b","
 
 
 class LagWatch:
@@ -129,7 +136,7 @@ async def measure(sizes: list[int], rounds: int) -> None:
     backend_port = await asyncio.get_running_loop().run_in_executor(None, ports.recv)
     gateway = Gateway(parse(CONFIG.format(port=backend_port), "loop_lag.yaml", Path()))
     await gateway.start()
-    watch, threshold = LagWatch(), exchange.LARGE_BODY_BYTES
+    watch, threshold, hard = LagWatch(), exchange.LARGE_BODY_BYTES, bodies.HARD_BODY_BYTES
     await sent(ports, gateway.port, next(shapes(threshold))[1] * 1 + b" " * threshold)  # starts the reader
     quiet_s, _ = await watch.over(asyncio.sleep(1.0))
     print(f"nothing to do: {quiet_s * 1e3:.1f} ms by the clock; below: by the clock (on the CPU)")
@@ -145,6 +152,7 @@ async def measure(sizes: list[int], rounds: int) -> None:
                 figures[1].append(await watch.over(large.read(b"", body, is_json=True)))
                 for place, limit, asked in ((2, 2**40, body), (3, threshold, body), (4, threshold, other)):
                     exchange.LARGE_BODY_BYTES = limit
+                    bodies.HARD_BODY_BYTES = limit if place == 2 else hard
                     figures[place].append(await watch.over(sent(ports, gateway.port, asked)))
             shown = "".join(
                 f"{1e3 * median(w):8.1f} ({1e3 * median(c):5.1f}) " for w, c in map(columns, figures)
