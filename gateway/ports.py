@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.fleet import ShareClosing, ShareOpening
+from gateway.core.leasing import Lease as Lease
 from gateway.core.model import Candidate, Outcome, Plan, Reason
 
 
@@ -15,19 +16,6 @@ class Clock(Protocol):
     """Monotonic seconds."""
 
     def __call__(self) -> float: ...
-
-
-class Lease:
-    """The right to one in-flight slot of `candidate.backend`: acquired once, released once."""
-
-    __slots__ = ("candidate", "is_released")
-
-    def __init__(self, candidate: Candidate) -> None:
-        self.candidate = candidate
-        self.is_released = False
-
-    def __repr__(self) -> str:
-        return f"<Lease {self.candidate.backend.id}{' released' if self.is_released else ''}>"
 
 
 class StoreHealth(NamedTuple):

@@ -16,9 +16,11 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from itertools import count
 from math import sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway.core.model import Candidate, Plan
+from gateway.core.constraints import Residency
+from gateway.core.model import Candidate, Plan, RequestFacts, Shed
+from gateway.core.routing import plan_route
 from gateway.core.windows import Tally
 
 if TYPE_CHECKING:
@@ -53,14 +55,20 @@ class Choice(StrEnum):
 class Waiter:
     """A request that waits for a slot at one of `candidates` until `until_s` at most.
 
-    Drivers add what they need to wake it. It may wait again after it has ended, with a new place.
+    `is_wide`: for one of any tier. `woken` is its driver's, to wake it with.
     """
 
-    __slots__ = ("candidates", "is_waiting", "order", "since_s", "until_s")
+    __slots__ = ("candidates", "facts", "is_waiting", "is_wide", "order", "since_s", "until_s", "woken")
 
-    def __init__(self, candidates: Sequence[Candidate], until_s: float) -> None:
-        self.candidates = waitable(candidates)
+    def __init__(
+        self, facts: RequestFacts, candidates: Sequence[Candidate], until_s: float, *, is_wide: bool = False
+    ) -> None:
+        self.facts = facts
+        # Nobody waits to be a probe: whoever comes while the permit is free takes it.
+        self.candidates = tuple(candidate for candidate in candidates if not candidate.is_probe)
         self.until_s = until_s
+        self.is_wide = is_wide
+        self.woken: Any = None
         self.since_s = 0.0
         self.order = 0
         self.is_waiting = False
@@ -70,9 +78,30 @@ class Waiter:
         return f"<Waiter {self.order} for {ids} until {self.until_s:.3f}>"
 
 
-def waitable(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """Nobody waits to be a probe: whoever comes while the permit is free takes it."""
-    return tuple(candidate for candidate in candidates if not candidate.is_probe)
+class Hold:
+    """All waits of one request: until when they may last, how long they have, and the last one.
+
+    `tier` is the best one then, whatever others the wait was for. `waiter`: while it lasts.
+    """
+
+    __slots__ = ("held_s", "tier", "until_s", "waiter")
+
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
+        self.held_s = 0.0
+        self.tier = ""
+        self.waiter: Waiter | None = None
+
+    def is_over(self, now_s: float) -> bool:
+        return now_s >= self.until_s
+
+    def began(self, waiter: Waiter, tier: str) -> None:
+        self.waiter, self.tier = waiter, tier
+
+    def ended(self, now_s: float) -> None:
+        waiter, self.waiter = self.waiter, None
+        assert waiter is not None
+        self.held_s += max(now_s - waiter.since_s, 0.0)
 
 
 def best_tier(plan: Plan) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
@@ -81,6 +110,11 @@ def best_tier(plan: Plan) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]
     tier = candidates[0].tier
     size = next((at for at, other in enumerate(candidates) if other.tier != tier), len(candidates))
     return candidates[:size], candidates[size:]
+
+
+def wanted(plan: Plan, *, is_wide: bool) -> tuple[Candidate, ...]:
+    """For whose slots a request with this plan waits."""
+    return plan.candidates if is_wide else best_tier(plan)[0]
 
 
 def predicted_wait_s(ahead: int, per_s: float) -> float:
@@ -160,6 +194,7 @@ class Holding:
         self._queues: dict[frozenset[str], _Queue] = {}
         self._standing: dict[str, list[_Queue]] = {}  # by backend, the queues in which somebody waits
         self._order = count(1)
+        self._seen_version = view.version
         self.count = 0
 
     # --- before the wait -----------------------------------------------------------------------------
@@ -258,18 +293,39 @@ class Holding:
                 over.append(first)
         return sorted(over, key=_rank)
 
+    def stale(self, now_s: float) -> list[Waiter]:
+        """Those whose plan is another one since the fleet has changed; they wait no more."""
+        if self._view.version == self._seen_version:
+            return []
+        self._seen_version = self._view.version
+        known: dict[tuple[str | None, Residency, bool], frozenset[tuple[str, int]]] = {}
+        found: list[Waiter] = []
+        for waiter in self.everybody():
+            key = (waiter.facts.model, waiter.facts.residency, waiter.is_wide)
+            if key not in known:
+                known[key] = self._places_now(waiter, now_s)
+            if _places(waiter.candidates) != known[key]:
+                self.leave(waiter, now_s)
+                found.append(waiter)
+        self.forget_queues(now_s)
+        return found
+
+    def _places_now(self, waiter: Waiter, now_s: float) -> frozenset[tuple[str, int]]:
+        plan = plan_route(waiter.facts, self._view, now_s)
+        return frozenset() if isinstance(plan, Shed) else _places(wanted(plan, is_wide=waiter.is_wide))
+
     def everybody(self) -> list[Waiter]:
         """In the order in which they are served."""
         return sorted((waiter for queue in self._queues.values() for waiter in queue), key=_rank)
 
-    def standing(self) -> Iterator[tuple[frozenset[str], int, float]]:
-        """The queues in which somebody waits: for what, how many, and since when the first of them does."""
-        for queue in self._queues.values():
-            if (first := queue.first()) is not None:
-                yield queue.ids, queue.count, first.since_s
+    def standing(self) -> list[tuple[tuple[str, ...], int, float]]:
+        """The queues in which somebody waits, the longest first: for what, how many, since when the first."""
+        firsts = ((queue, queue.first()) for queue in self._queues.values())
+        found = [(tuple(sorted(q.ids)), q.count, first.since_s) for q, first in firsts if first is not None]
+        return sorted(found, key=lambda queue: (queue[2], queue[0]))
 
     def forget_queues(self, now_s: float) -> None:
-        """To be called when the fleet has changed: the sets of backends that there may be have no bound."""
+        """The sets of backends that there may be have no bound."""
         old = [q.ids for q in self._queues.values() if not q.count and now_s - q.wanted_s > FORGET_S]
         for ids in old:
             del self._queues[ids]
@@ -285,6 +341,10 @@ class Holding:
 
     def __repr__(self) -> str:
         return f"<Holding {self.count} in {len(self._queues)} queues>"
+
+
+def _places(candidates: Iterable[Candidate]) -> frozenset[tuple[str, int]]:
+    return frozenset((c.backend.id, c.generation) for c in candidates if not c.is_probe)
 
 
 def _rank(waiter: Waiter) -> tuple[float, int]:

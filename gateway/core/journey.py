@@ -13,6 +13,7 @@ from gateway.core.routing import plan_route
 from gateway.core.taxonomy import may_move, reason_of_status
 
 if TYPE_CHECKING:
+    from gateway.core.holding import Hold
     from gateway.core.view import FleetView
 
 # How often a plan may be overtaken by what happens while its request waits: circuits open, drains begin.
@@ -24,6 +25,7 @@ class Journey:
 
     `tried` is kept by the driver: one entry for each attempt that begins, hedges too. `denied`: the last
     `plan_retry` found a place for another attempt after one that failed so, and that it can't be paid.
+    `hold`: of those few that have thought of waiting for a slot.
     """
 
     __slots__ = (
@@ -34,6 +36,7 @@ class Journey:
         "deadline_s",
         "denied",
         "facts",
+        "hold",
         "tried",
     )
 
@@ -52,6 +55,7 @@ class Journey:
         self.deadline_s = deadline_s
         self.tried: tuple[Candidate, ...] = ()
         self.denied: Reason | None = None
+        self.hold: Hold | None = None
         self._stale_plans = 0
 
     def left_s(self, now_s: float) -> float:
@@ -95,6 +99,10 @@ class Journey:
     def is_overtaken(self) -> bool:
         """Its plans have been stale too often to make another."""
         return self._stale_plans > MAX_STALE_PLANS
+
+    def is_hold_over(self, now_s: float) -> bool:
+        """It has waited as long as it may."""
+        return self.hold is not None and self.hold.is_over(now_s)
 
     def take_back(self, candidate: Candidate) -> None:
         """Its attempt was begun and never sent: as if it had not been tried."""

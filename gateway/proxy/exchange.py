@@ -214,7 +214,8 @@ class Exchange:
                 return
             model = self.record.model
             self.route.note_passed_over(None)
-            why = ShedReason.QUEUE_TIMEOUT if self.route.is_hold_over else ShedReason.NO_CAPACITY
+            is_hold_over = self.route.is_hold_over(self._plane.clock())
+            why = ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY
             raise shed(why, model, self._plane.view.retry_after_s(model, self.route.facts.residency))
         except Refusal as refusal:
             self._refuse(refusal)

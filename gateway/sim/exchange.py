@@ -1,7 +1,4 @@
-"""One simulated request: the twin of proxy/exchange.py, asking the same Journey where it may go.
-
-`seek` may be called again for a request that found no slot: whoever makes requests wait wakes them with it.
-"""
+"""One simulated request: the twin of proxy/exchange.py, asking the same Journey and LeaseSearch."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.core.journey import Journey
+from gateway.core.leasing import Done, Lease, LeaseSearch, Release, Step, Steps, TryLease, Wait
 from gateway.core.model import (
     SUCCESS,
     Candidate,
@@ -21,13 +19,11 @@ from gateway.core.model import (
     ShedReason,
 )
 from gateway.core.taxonomy import may_succeed_elsewhere, reason_of_status
-from gateway.ports import Lease
 from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt
 from gateway.sim.door import Entry
 from gateway.sim.hedging import Hedge, hedge_of
 from gateway.sim.ledger import Fate, Row
-from gateway.sim.waiting import SimWaiter
 
 if TYPE_CHECKING:
     from gateway.sim.gateway import SimGateway
@@ -51,15 +47,12 @@ class Exchange:
         "_left_room",
         "_preferred_tier",
         "_search",
+        "_steps",
         "_ttft_s",
         "arrival",
-        "held_s",
-        "hold_tier",
-        "hold_until_s",
         "is_over",
         "journey",
         "number",
-        "waiter",
     )
 
     def __init__(self, gateway: SimGateway, number: int, arrival: Arrival, entry: Entry) -> None:
@@ -80,11 +73,8 @@ class Exchange:
         self._preferred_tier = ""
         self._ttft_s: float | None = None
         self._left_room = self._is_false_spill = False
-        self._search: asyncio.Task[None] | None = None  # for a slot, while the store is asked
-        self.hold_until_s: float | None = None
-        self.hold_tier = ""  # for which it waited last
-        self.held_s = 0.0
-        self.waiter: SimWaiter | None = None
+        self._steps: Steps[None]  # of the search for a slot
+        self._search: asyncio.Task[None] | None = None  # while the store is asked
         self.is_over = False
 
     # --- the way to a backend ------------------------------------------------------------------------
@@ -104,61 +94,60 @@ class Exchange:
 
     def seek(self, plan: Plan | None, failed: Reason | None) -> None:
         """A slot for the first attempt, or elsewhere after one that `failed`; else what is left to do."""
-        self._search = self._gateway.carry(self._seek(plan, failed))
+        gateway = self._gateway
+        search = LeaseSearch(self.journey, gateway.waiting.holding, gateway.hold)
+        self._steps = search.steps(plan, failed, gateway.now_s)
+        self._go_on(next(self._steps), failed)
 
-    async def _seek(self, plan: Plan | None, failed: Reason | None) -> None:
-        gateway, journey = self._gateway, self.journey
-        while not journey.is_overtaken:
-            if plan is None:
-                anew = journey.plan_anew(failed, gateway.now_s)
-                if isinstance(anew, Shed):
-                    self._refuse(anew.reason)
-                    return
-                plan = anew
-            lease = await self._lease(plan) if plan is not None else None
-            if self.waiter is not None:
-                return
-            if lease is None:
-                break
-            if journey.may_begin(lease.candidate, failed, gateway.now_s):
-                self._try(lease, failed)
-                return
-            gateway.store.release(lease)
-            plan = None
-        if journey.denied is not None:
+    def woken(self, lease: Lease | None) -> None:
+        """The wait is over: with a slot, or to be planned anew."""
+        if not self.is_over:
+            self._go_on(self._tell(lease), None)
+        elif lease is not None:
+            self._gateway.store.release(lease)
+
+    def _tell(self, lease: Lease | None) -> Step:
+        return self._steps.send((lease, self._gateway.now_s))
+
+    def _go_on(self, step: Step, failed: Reason | None) -> None:
+        plan = self._carry_out(step, failed)
+        if plan is not None:
+            self._search = self._gateway.carry(self._ask(plan, failed))
+
+    async def _ask(self, plan: Plan | None, failed: Reason | None) -> None:
+        while plan is not None:
+            lease = await self._gateway.store.lease(plan)
+            plan = self._carry_out(self._tell(lease), failed)
+
+    def _carry_out(self, step: Step, failed: Reason | None) -> Plan | None:
+        """Up to the next step for which the store is asked: by this plan. None: it waits, or it is done."""
+        while isinstance(step, Release):
+            self._gateway.store.release(step.lease)
+            step = self._tell(None)
+        match step:
+            case TryLease(plan):
+                return plan
+            case Wait(waiter):
+                self._gateway.waiting.wait(waiter, self.woken)
+            case Done(found):
+                self._found(found, failed)
+        return None
+
+    def _found(self, found: Lease | Shed | None, failed: Reason | None) -> None:
+        gateway = self._gateway
+        if isinstance(found, Lease):
+            self._try(found, failed)
+            return
+        if isinstance(found, Shed):
+            self._refuse(found.reason)
+            return
+        if self.journey.denied is not None:
             gateway.ledger.denied += 1
         if (reason := failed or self._failed) is not None:
             self._make_do(reason)
         else:
-            self._refuse(ShedReason.QUEUE_TIMEOUT if self.is_hold_over else ShedReason.NO_CAPACITY)
-
-    async def _lease(self, plan: Plan) -> Lease | None:
-        gateway = self._gateway
-        if gateway.hold is not None and not self.journey.tried:
-            return await gateway.waiting.lease_or_wait(self, plan)
-        return await gateway.store.lease(plan)
-
-    @property
-    def is_hold_over(self) -> bool:
-        """It has waited as long as it may."""
-        return self.hold_until_s is not None and self._gateway.now_s >= self.hold_until_s
-
-    def woken(self, lease: Lease | None) -> None:
-        """The wait is over: with a slot, or to be planned anew."""
-        gateway, waiter = self._gateway, self.waiter
-        if self.is_over or waiter is None:
-            if lease is not None:
-                gateway.store.release(lease)
-            return
-        self.waiter = None
-        self.held_s += gateway.now_s - waiter.since_s
-        if lease is None:
-            self.seek(None, None)
-        elif self.journey.may_begin(lease.candidate, None, gateway.now_s):
-            self._try(lease, None)
-        else:
-            gateway.store.release(lease)
-            self.seek(None, None)
+            is_hold_over = self.journey.is_hold_over(gateway.now_s)
+            self._refuse(ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY)
 
     def _try(self, lease: Lease, failed: Reason | None) -> None:
         gateway, before = self._gateway, self._attempt
@@ -247,8 +236,10 @@ class Exchange:
         """Called once `deadline_s` has passed."""
         if self._search is not None:
             self._search.cancel()  # it leaves no slot taken
-        if self.waiter is not None:
-            self._gateway.waiting.leave(self.waiter)
+        hold = self.journey.hold
+        if hold is not None and hold.waiter is not None:
+            self._gateway.waiting.leave(hold.waiter)
+            hold.ended(self._gateway.now_s)
         if self._attempt is None:
             self._finish(Fate.FAILED, Reason.TOTAL_TIMEOUT)
         else:
@@ -275,7 +266,7 @@ class Exchange:
             self._finish(Fate.FAILED, outcome.reason)
 
     def _finish(self, fate: Fate, why: str | None) -> None:
-        gateway, attempt = self._gateway, self._attempt
+        gateway, attempt, hold = self._gateway, self._attempt, self.journey.hold
         self.is_over = True
         self._entry.leave()
         row = Row(
@@ -289,7 +280,7 @@ class Exchange:
             why,
             self._attempts,
             left_room=self._left_room,
-            held_s=self.held_s,
+            held_s=hold.held_s if hold is not None else 0.0,
             residency=self._entry.residency,
             is_false_spill=self._is_false_spill,
         )

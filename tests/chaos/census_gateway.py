@@ -18,7 +18,7 @@ from gateway import cli
 
 # One for each request or connection: none of them may outlive it.
 COUNTED = ("Exchange", "Attempt", "Hedge", "Route", "DownstreamConnection", "UpstreamConnection",
-           "RequestRecord", "LiveWaiter", "Lease")  # fmt: skip
+           "RequestRecord", "Waiter", "Lease")  # fmt: skip
 
 
 def census() -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.fleet import AttemptFinished
+from gateway.core.fleet import AttemptFinished, Drained, Ticked, Undrained
 from gateway.core.holding import (
     CALM_S,
     SURGE_S,
@@ -14,12 +14,14 @@ from gateway.core.holding import (
     Waiter,
     best_tier,
     predicted_wait_s,
+    wanted,
 )
 from gateway.core.model import Outcome, Reason, RequestFacts
 from gateway.core.routing import plan_route
-from tests.core.stories import cluster_of, finishes, fleet_with, starts
+from tests.core.stories import cluster_of, drops, finishes, fleet_with, starts, tell
 
 RULES = HoldRules(max_wait_s=0.5, max_waiting=3)
+FACTS = RequestFacts("m", 0)
 
 
 class Story:
@@ -40,9 +42,9 @@ class Story:
             finishes(self.fleet, backend_id, at_s=at_s)
 
     def waiter(self, now_s: float, wait_s: float = 0.5, *only: str) -> Waiter:
-        plan = plan_route(RequestFacts("m", 0), self.fleet.view, now_s)
+        plan = plan_route(FACTS, self.fleet.view, now_s)
         seats = best_tier(plan)[0]
-        return Waiter([c for c in seats if not only or c.backend.id in only], now_s + wait_s)
+        return Waiter(FACTS, [c for c in seats if not only or c.backend.id in only], now_s + wait_s)
 
     def choice(self, now_s: float, wait_s: float = 0.5, rules: HoldRules = RULES) -> Choice:
         """Who is told to hold joins the queue."""
@@ -189,6 +191,36 @@ def test_queues_without_anybody_are_forgotten():
     assert story.serves("a", 1000.0) is not None
     story.holding.forget_queues(1000.0)
     assert "0 in 0 queues" in repr(story.holding)
+
+
+def test_only_those_whose_plan_is_another_one_stop_waiting_when_the_fleet_changes():
+    story = Story()
+    plan = plan_route(FACTS, story.fleet.view, 0.0)
+    narrow, wide = (
+        Waiter(FACTS, wanted(plan, is_wide=is_wide), 0.5, is_wide=is_wide) for is_wide in (False, True)
+    )
+    story.holding.join(narrow, 0.0)
+    story.holding.join(wide, 0.0)
+    tell(story.fleet, Drained("there"), Undrained("there"), at_s=0.1)
+    assert story.holding.stale(0.1) == [], "all is as it was"
+    story.fleet.apply(Drained("there"), 0.1)
+    assert story.holding.stale(0.1) == [wide]
+    assert (narrow.is_waiting, wide.is_waiting, story.holding.stale(0.1)) == (True, False, [])
+    story.fleet.apply(Drained("here"), 0.2)
+    assert story.holding.stale(0.2) == [narrow], "there is no plan at all"
+
+
+def test_nobody_waits_to_be_a_probe():
+    story = Story()
+    drops(story.fleet, "b", 5)
+    tell(story.fleet, Ticked(0), at_s=5.0)
+    plan = plan_route(FACTS, story.fleet.view, 5.0)
+    assert [c.backend.id for c in plan.candidates if c.is_probe] == ["b"]
+    waiter = Waiter(FACTS, wanted(plan, is_wide=True), 5.5, is_wide=True)
+    assert {c.backend.id for c in waiter.candidates} == {"a", "c"}
+    story.holding.join(waiter, 5.0)
+    tell(story.fleet, Drained("there"), Undrained("there"), at_s=5.1)
+    assert story.holding.stale(5.1) == [], "nor for another reason"
 
 
 @pytest.mark.parametrize(("ahead", "per_s"), [(0, 1.0), (3, 5.0), (50, 100.0)])

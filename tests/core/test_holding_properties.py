@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.core.holding import Choice, Holding, HoldRules, Waiter
-from gateway.core.model import Candidate, PlanReason
+from gateway.core.model import Candidate, PlanReason, RequestFacts
 from tests.core.stories import backends_of, cluster_of, finishes, fleet_with, starts
 
 IDS = ("a", "b", "c")
@@ -16,6 +16,7 @@ SEATS = {
     for backend in backends_of(*LIMITS.items())
 }
 RULES = HoldRules(0.5, 4)
+FACTS = RequestFacts("m", 0)
 PLACES = st.sets(st.sampled_from(IDS), min_size=1)
 ANY = st.integers(0, 2**16)
 
@@ -55,7 +56,7 @@ class WaitingRequests(RuleBasedStateMachine):
         seats = [SEATS[backend_id] for backend_id in sorted(places)]
         if any(self.lease(seat.backend.id) for seat in self.holding.unwanted(seats)):
             return
-        waiter = Waiter(seats, self.now_s + wait_s)
+        waiter = Waiter(FACTS, seats, self.now_s + wait_s)
         if self.holding.choose(waiter, RULES, self.now_s) is Choice.HOLD:
             self.holding.join(waiter, self.now_s)
             self.waiting.append(waiter)

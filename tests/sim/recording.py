@@ -25,10 +25,10 @@ from gateway.state.memory import MemoryStore
 
 _METHODS: dict[type, tuple[str, ...]] = {
     Fleet: ("apply",),
-    Holding: ("unwanted", "choose", "join", "leave", "next_for", "due", "everybody", "forget_queues"),
+    Holding: ("unwanted", "choose", "join", "leave", "next_for", "due", "stale"),
     MemoryStore: ("set_limits", "lease_now", "release"),
 }
-_PLANNERS = ("gateway.core.journey", "gateway.core.retries", "gateway.proxy.waiting_room")
+_PLANNERS = ("gateway.core.journey", "gateway.core.retries")
 
 
 class Call(NamedTuple):
@@ -133,7 +133,8 @@ class Replay:
 
     def _twin(self, value: Any) -> Any:
         if isinstance(value, Waiter) and id(value) not in self._twins:
-            self._pair(value, Waiter(value.candidates, value.until_s))
+            twin = Waiter(value.facts, value.candidates, value.until_s, is_wide=value.is_wide)
+            self._pair(value, twin)
         return self._twins.get(id(value), value)
 
     def _pair(self, original: Any, twin: Any) -> None:
