@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import resource
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from gateway.admin.one_gateway import OneGateway
 from gateway.admin.ports import AdminPorts, AdminSettings, GatewayState, GatewayStatus, settings_of
-from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
 from gateway.config.fixed import restart_needed
 from gateway.config.fleet import fleet_of
@@ -38,12 +36,11 @@ from gateway.core.fleet import (
     Undrained,
     UnknownName,
 )
-from gateway.core.latency import LatencySummary
-from gateway.discovery.discovery import Discovery
-from gateway.discovery.source import Surroundings as DiscoverySurroundings
 from gateway.health.checks import HealthChecks
 from gateway.health.targets import Surroundings as HealthSurroundings
 from gateway.health.targets import targets_of
+from gateway.lifetime import Lifetime
+from gateway.live_config import LiveConfig
 from gateway.ports import ConfigStatus, StateStore
 from gateway.processes.worker_place import WorkerPlace
 from gateway.proxy.plane import DataPlane, Surroundings
@@ -51,7 +48,6 @@ from gateway.proxy.pool import pools_of
 from gateway.proxy.server_tls import ServerTls
 from gateway.proxy.tracing import TraceContexts
 from gateway.proxy.writes import WriteBatch
-from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.access_log import open_access_log
 from gateway.telemetry.exposition import Exposition, GaugeSources
@@ -78,19 +74,15 @@ class Gateway:
         wall_clock = time.time  # noqa: TID251 - a log's ts is wall time, and so is what people are told
         self._metrics = Metrics(wall_clock)
         self._store = self._make_store()
-        self._state = GatewayState.STARTING
+        self._lifetime = Lifetime(self._finish)
         draw = _uniform_draws()
-        self._discovery = Discovery(DiscoverySurroundings(self._clock, draw), self._on_found)
-        ports = ReloadPorts(self._adopt, wall_clock, self._discovery.complete)
-        self._reloader = Reloader(file, ports) if file is not None else None
+        self._live_config = LiveConfig(file, self._adopt, self._clock, wall_clock)
         self._drains: dict[str, float] = {}  # in force, also of names that nobody here bears
         self.generation = place.generation if place is not None else 1
         self._access_log = open_access_log(config.access_log, wall_clock, is_shared=place is not None)
         self._spans = _open_spans(config, wall_clock)
         self._writes = writes = WriteBatch(asyncio.get_running_loop())
         self._tls = ServerTls(config.tls) if config.tls is not None else None
-        self._draining: asyncio.Task[bool] | None = None
-        self._stopped = asyncio.Event()
         self._plane = DataPlane(
             config,
             pools_of(config, self._clock, writes),
@@ -180,7 +172,7 @@ class Gateway:
         await self._store.start()
         await self._admin.start()
         self.admin_port = self._admin.port
-        await self._find_backends()
+        await self._live_config.find_backends(config)
         config = self._config
         tls = self._tls.context if self._tls is not None else None
         self.port = await self._plane.listen(
@@ -188,9 +180,8 @@ class Gateway:
         )
         self._health.follow(targets_of(config))
         self._tick()
-        if self._reloader is not None:
-            self._reloader.start()
-        self._state = GatewayState.READY
+        self._live_config.start()
+        self._lifetime.state = GatewayState.READY
 
     def adopt(self, config: Config) -> None:
         """Another configuration in place of this one, at once and as a whole; an equal one changes nothing.
@@ -221,56 +212,30 @@ class Gateway:
 
     async def _adopt(self, config: Config, generation: int) -> None:
         self.adopt(config)
-        self._discovery.follow(config)
-
-    async def _find_backends(self) -> None:
-        """Waits a moment for the first answers of discovery. Workers are told by their parent."""
-        if self._reloader is not None:
-            self._discovery.follow(self._config)
-            await self._discovery.first_answers()
-            await self._reloader.refresh()
-
-    def _on_found(self) -> None:
-        if self._reloader is not None:
-            self._reloader.refresh_soon()
 
     def heed_signals(self) -> None:
         """SIGTERM and SIGINT drain. SIGHUP reads the configuration and opens the access log anew."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._begin_drain)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._lifetime.heed_signals(self._on_hangup)
 
     def _on_hangup(self) -> None:
         if self._access_log is not None:
             self._access_log.reopen()
-        if self._reloader is not None:
-            self._reloader.reload_soon()
+        self._live_config.reload_soon()
 
     async def serve(self) -> None:
         """Until told to stop, and drained."""
-        await self._stopped.wait()
+        await self._lifetime.over()
         await self.stop()
 
     async def drain(self) -> bool:
         """Begins the end, or joins one that has begun. True when everything accepted was finished."""
-        return await asyncio.shield(self._begin_drain())
+        return await self._lifetime.drain()
 
-    def _begin_drain(self) -> asyncio.Task[bool]:
-        if self._draining is None:
-            self._state = GatewayState.DRAINING
-            self._draining = asyncio.get_running_loop().create_task(self._drain())
-        return self._draining
-
-    async def _drain(self) -> bool:
-        was_clean = await self._plane.drain(self._config.drain_delay_s, self._config.drain_timeout_s)
-        self._stopped.set()
-        return was_clean
+    async def _finish(self) -> bool:
+        return await self._plane.drain(self._config.drain_delay_s, self._config.drain_timeout_s)
 
     async def stop(self) -> None:
-        await self._discovery.stop()
-        if self._reloader is not None:
-            await self._reloader.stop()
+        await self._live_config.stop()
         await self._health.stop()
         await self._plane.close()
         await self._store.stop()
@@ -282,19 +247,19 @@ class Gateway:
 
     def _tick(self) -> None:
         self.apply(Ticked(getrandbits(64)))
-        if not self._stopped.is_set():
+        if not self._lifetime.is_over:
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _status(self) -> GatewayStatus:
         health = self._store.health()
         # A gateway without its store still serves: that is a detail of a ready one.
-        detail: dict[str, object] = {"config": config_page(self.config_status())}
+        detail = self._live_config.detail(self.config_status())
         if health.is_degraded:
             detail["store"] = f"degraded: {health.detail}"
-        return GatewayStatus(self._state, len(self._plane.exchanges), detail | self._discovery.detail())
+        return GatewayStatus(self._lifetime.state, len(self._plane.exchanges), detail)
 
     def config_status(self) -> ConfigStatus:
-        return self._reloader.status if self._reloader is not None else ConfigStatus(self.generation)
+        return self._live_config.status(self.generation)
 
     def _make_store(self) -> StateStore:
         state = self._config.state
@@ -309,7 +274,7 @@ class Gateway:
             clock=self._clock,
             draw=lambda: getrandbits(53) / 2**53,
             apply=self._apply_heard,
-            latencies=self._latencies,
+            latencies=lambda: self._fleet.take_latencies(self._clock()),
             observe_exchange=self._metrics.record_exchange,
         )
         link = RedisLink(state.url.reveal(), Keys(state.fleet).news)
@@ -319,11 +284,6 @@ class Gateway:
         if self._place is not None:
             return AdminSettings(socket_path=self._place.admin_socket)
         return settings_of(self._config.admin)
-
-    def _latencies(self) -> dict[str, LatencySummary]:
-        now_s = self._clock()
-        seen = {id_: state.latency.take_summary(now_s) for id_, state in self._fleet.view.backends.items()}
-        return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     def _make_admin(self) -> AdminServer:
         access_log, spans = self._access_log, self._spans
@@ -344,7 +304,7 @@ class Gateway:
                 config_status=self.config_status,
                 key_in_flight=lambda: self._plane.key_in_flight,
                 waiting=lambda: self._plane.holding.count,
-                discovery=self._discovery.statuses,
+                discovery=self._live_config.found,
                 access_log_dropped=lambda: access_log.dropped if access_log is not None else 0,
                 spans_dropped=lambda: spans.dropped if spans is not None else 0,
             ),
@@ -359,7 +319,7 @@ class Gateway:
                     drain=self.drain,
                     render_metrics=exposition.render,
                     clock=self._clock,
-                    reload=self._reloader.reload if self._reloader is not None else None,
+                    reload=self._live_config.reload,
                 )
             ),
         )

@@ -40,6 +40,7 @@ from gateway.core.events import (
     Undrained,
 )
 from gateway.core.health import HEALTH_EVENTS, HealthEvent
+from gateway.core.latency import LatencySummary
 from gateway.core.model import SUCCESS, Backend
 from gateway.core.taxonomy import LESSONS, Reason, Verdict
 from gateway.core.view import (
@@ -126,6 +127,11 @@ class Fleet:
     def apply(self, event: Event, now_s: float) -> Effects:
         """Takes in one event. Raises UnknownName for a drain of nobody; nothing is changed then."""
         return self._handlers[type(event)](event, now_s)
+
+    def take_latencies(self, now_s: float) -> dict[str, LatencySummary]:
+        """What was seen of each backend since this was asked last: for other gateways."""
+        seen = {id_: state.latency.take_summary(now_s) for id_, state in self.view.backends.items()}
+        return {id_: summary for id_, summary in seen.items() if summary is not None}
 
     # --- attempts ------------------------------------------------------------------------------------
 

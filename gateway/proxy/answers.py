@@ -22,29 +22,12 @@ if TYPE_CHECKING:
 
 
 def request_head(
-    head: RequestHead, forward: bytes, target: bytes, pool: UpstreamPool, exchange: Exchange, length: int
+    head: RequestHead, forward: bytes, target: bytes, pool: UpstreamPool, exchange: Exchange, lines: bytes
 ) -> bytes:
     """The head for a backend, written anew: its Host and credentials, the client's end-to-end headers.
 
-    `forward` are the lines of these.
+    `forward` are the lines of these, `lines` those of this hop: the body's length, or a tunnel's handshake.
     """
-    return b"%b %b%b HTTP/1.1\r\n%b%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-        head.method,
-        pool.endpoint.prefix,
-        target,
-        pool.request_lines,
-        head.credentials if pool.endpoint.pass_client else b"",
-        forward,
-        exchange.connection.forwarded,
-        exchange.record.request_id.encode(),
-        length,
-    )
-
-
-def tunnel_head(
-    head: RequestHead, forward: bytes, target: bytes, pool: UpstreamPool, exchange: Exchange, lines: bytes
-) -> bytes:
-    """The same for a tunnel; `lines` are those of its handshake, and there is no body."""
     return b"%b %b%b HTTP/1.1\r\n%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
         head.method,
         pool.endpoint.prefix,

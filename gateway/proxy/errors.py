@@ -121,7 +121,9 @@ def shed(reason: ShedReason, model: str | None, retry_after_s: float = 1.0) -> R
     if reason is ShedReason.RESIDENCY_UNAVAILABLE:
         return Refusal(503, reason, f"No cluster{named} is where this request may be answered.")
     if reason is ShedReason.NO_BACKEND:
-        return Refusal(503, reason, f"No backend{named} takes requests now: all are drained.")
+        return Refusal(
+            503, reason, f"No backend{named} takes requests now: each is drained, ejected or missing."
+        )
     message = (
         f"No slot{named} came free in the time that a request may wait."
         if reason is ShedReason.QUEUE_TIMEOUT

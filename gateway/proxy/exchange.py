@@ -268,7 +268,9 @@ class Exchange:
 
     def _head_for(self, pool: UpstreamPool, target: bytes, forward: bytes, length: int) -> bytes:
         assert self._head is not None
-        return answers.request_head(self._head, forward, target, pool, self, length)
+        return answers.request_head(
+            self._head, forward, target, pool, self, b"content-length: %d\r\n" % length
+        )
 
     # --- AttemptOwner: what an attempt tells -----------------------------------------------------------
 

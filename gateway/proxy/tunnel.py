@@ -91,7 +91,7 @@ class TunnelExchange(Exchange):
     def _head_for(self, pool: UpstreamPool, target: bytes, forward: bytes, length: int) -> bytes:
         assert self._head is not None
         lines = self.handshake.lines(pass_client=pool.endpoint.pass_client)
-        return answers.tunnel_head(self._head, forward, target, pool, self, lines)
+        return answers.request_head(self._head, forward, target, pool, self, lines)
 
     def send(self, attempt: Attempt) -> None:
         assert isinstance(attempt, TunnelAttempt)

@@ -13,7 +13,8 @@ from gateway.config.loading import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.sim.arrivals import Arrival, TraceError, read_trace
-from gateway.sim.scenario import Scenario, load_scenario
+from gateway.sim.scenario import MAX_GATEWAYS, Scenario, load_scenario
+from gateway.sim.script_host import NoLua, ScriptHost
 from gateway.sim.study import RUNS, Study, study
 from gateway.sim.sweep import Sweep, SweepError, configs_of, points_of, read_sweep, run_sweep
 from gateway.sim.text_report import side_by_side, sweep_report, text_report
@@ -35,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--workload", metavar="SUM", help="made-up requests in place of a trace: see below")
     add("--scenario", type=Path, metavar="FILE", help="engines, distances, prices, faults (default: none)")
+    add(
+        "--gateways",
+        type=_gateways,
+        metavar="N",
+        help="so many share the requests and the limits (default: 1)",
+    )
     add("--compare", type=Path, metavar="FILE", action="append", help="another configuration; repeatable")
     add("--sweep", metavar="PATH=VALUES", help="the same with one setting at several values: see below")
     add("--seed", type=int, default=0, metavar="N", help="of all draws (default: 0)")
@@ -43,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = HELP
+
+
+def _gateways(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_GATEWAYS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_GATEWAYS}, not {text!r}")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     try:
         task = _task_of(args)
-    except (ConfigError, TraceError, WorkloadError, SweepError) as error:
+    except (ConfigError, TraceError, WorkloadError, SweepError, NoLua) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     setting = task.setting
@@ -87,7 +100,12 @@ def _run(args: argparse.Namespace) -> int:
 
 def _task_of(args: argparse.Namespace) -> Task:
     config = load(args.config)
-    scenario = load_scenario(args.scenario, config) if args.scenario is not None else Scenario()
+    if args.scenario is not None:
+        scenario = load_scenario(args.scenario, config, args.gateways)
+    else:
+        scenario = Scenario(gateways=args.gateways or 1)
+    if scenario.shared_store is not None:
+        ScriptHost()  # what is missing is said before anything runs
     others = [(path.name, load(path)) for path in args.compare or ()]
     sweep = read_sweep(args.sweep) if args.sweep is not None else None
     swept = configs_of(args.config, sweep) if sweep is not None else []

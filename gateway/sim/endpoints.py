@@ -38,7 +38,7 @@ class Endpoint:
         self.id = backend.id
         self.limit = backend.limit
         self.place = place
-        self.in_flight = 0
+        self.in_flight = self.most_in_flight = 0
         self.is_up = True
         self.is_frozen = False
         self.freezes = 0
@@ -201,6 +201,7 @@ class Site:
 
     def take(self, endpoint: Endpoint, now_s: float) -> None:
         endpoint.in_flight += 1
+        endpoint.most_in_flight = max(endpoint.in_flight, endpoint.most_in_flight)
         self.occupancy.change(endpoint.place.tier, 1, now_s)
 
     def give_back(self, endpoint: Endpoint, now_s: float) -> None:

@@ -5,10 +5,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.core.journey import Journey
-from gateway.core.model import SUCCESS, Candidate, Outcome, Plan, Reason, RequestFacts, Shed, ShedReason
+from gateway.core.model import (
+    SUCCESS,
+    Candidate,
+    Outcome,
+    Plan,
+    PlanReason,
+    Reason,
+    RequestFacts,
+    Shed,
+    ShedReason,
+)
 from gateway.core.taxonomy import may_succeed_elsewhere, reason_of_status
 from gateway.ports import Lease
 from gateway.sim.arrivals import Arrival
@@ -20,7 +31,7 @@ from gateway.sim.waiting import SimWaiter
 if TYPE_CHECKING:
     from gateway.sim.gateway import SimGateway
 
-_REFUSED = Outcome.of(Reason.REFUSED)
+_FULL = (ShedReason.NO_CAPACITY, ShedReason.QUEUE_TIMEOUT)
 # What English text comes to, as engines count tokens; the trace knows no bytes.
 BYTES_PER_TOKEN = 4
 
@@ -34,8 +45,10 @@ class Exchange:
         "_failed",
         "_gateway",
         "_hedge",
+        "_is_false_spill",
         "_left_room",
         "_preferred_tier",
+        "_search",
         "_ttft_s",
         "arrival",
         "held_s",
@@ -62,7 +75,8 @@ class Exchange:
         self._failed: Reason | None = None
         self._preferred_tier = ""
         self._ttft_s: float | None = None
-        self._left_room = False
+        self._left_room = self._is_false_spill = False
+        self._search: asyncio.Task[None] | None = None  # for a slot, while the store is asked
         self.hold_until_s: float | None = None
         self.hold_tier = ""  # for which it waited last
         self.held_s = 0.0
@@ -86,6 +100,9 @@ class Exchange:
 
     def seek(self, plan: Plan | None, failed: Reason | None) -> None:
         """A slot for the first attempt, or elsewhere after one that `failed`; else what is left to do."""
+        self._search = self._gateway.carry(self._seek(plan, failed))
+
+    async def _seek(self, plan: Plan | None, failed: Reason | None) -> None:
         gateway, journey = self._gateway, self.journey
         while not journey.is_overtaken:
             if plan is None:
@@ -94,7 +111,7 @@ class Exchange:
                     self._refuse(anew.reason)
                     return
                 plan = anew
-            lease = self._lease(plan) if plan is not None else None
+            lease = await self._lease(plan) if plan is not None else None
             if self.waiter is not None:
                 return
             if lease is None:
@@ -109,14 +126,18 @@ class Exchange:
         if (reason := failed or self._failed) is not None:
             self._make_do(reason)
         else:
-            is_hold_over = self.hold_until_s is not None and gateway.now_s >= self.hold_until_s
-            self._refuse(ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY)
+            self._refuse(ShedReason.QUEUE_TIMEOUT if self.is_hold_over else ShedReason.NO_CAPACITY)
 
-    def _lease(self, plan: Plan) -> Lease | None:
+    async def _lease(self, plan: Plan) -> Lease | None:
         gateway = self._gateway
         if gateway.hold is not None and not self.journey.tried:
-            return gateway.waiting.lease_or_wait(self, plan)
-        return gateway.store.lease_now(plan)
+            return await gateway.waiting.lease_or_wait(self, plan)
+        return await gateway.store.lease(plan)
+
+    @property
+    def is_hold_over(self) -> bool:
+        """It has waited as long as it may."""
+        return self.hold_until_s is not None and self._gateway.now_s >= self.hold_until_s
 
     def woken(self, lease: Lease | None) -> None:
         """The wait is over: with a slot, or to be planned anew."""
@@ -152,7 +173,10 @@ class Exchange:
 
     def _note_choice(self, candidate: Candidate) -> None:
         if candidate.tier != self._preferred_tier:
-            self._left_room = self._gateway.ledger.has_room_at_home(self.arrival.model)
+            gateway = self._gateway
+            self._left_room = gateway.ledger.has_room_at_home(self.arrival.model)
+            if candidate.reason is PlanReason.FULL:
+                self._is_false_spill = gateway.has_missed_room(self.journey.facts, self._preferred_tier)
 
     def new_attempt(self, lease: Lease) -> Attempt:
         self._attempts += 1
@@ -217,15 +241,20 @@ class Exchange:
 
     def check_deadline(self) -> None:
         """Called once `deadline_s` has passed."""
+        if self._search is not None:
+            self._search.cancel()  # it leaves no slot taken
         if self.waiter is not None:
             self._gateway.waiting.leave(self.waiter)
+        if self._attempt is None:
             self._finish(Fate.FAILED, Reason.TOTAL_TIMEOUT)
-        elif self._attempt is not None:
+        else:
             if self._hedge is not None:
                 self._hedge.end(Outcome.of(Reason.OVERTAKEN))
             self._end(Outcome.of(Reason.TOTAL_TIMEOUT))
 
     def _refuse(self, reason: ShedReason) -> None:
+        if reason in _FULL:
+            self._is_false_spill = self._gateway.has_missed_room(self.journey.facts)
         self._finish(Fate.SHED, reason)
 
     def _end(self, outcome: Outcome) -> None:
@@ -256,6 +285,7 @@ class Exchange:
             self._attempts,
             left_room=self._left_room,
             held_s=self.held_s,
+            is_false_spill=self._is_false_spill,
         )
         self._attempt = None
         gateway.ended(row)

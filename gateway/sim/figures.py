@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from gateway.core.breaker import Trigger
 from gateway.core.model import PlanReason
 from gateway.sim.ledger import Fate, Ledger, Row
 from gateway.sim.scenario import PriceConfig, Scenario
@@ -47,7 +48,9 @@ def figures_of(ledger: Ledger, scenario: Scenario) -> Figures:
         "retries": ledger.retries,
         "retries_denied": ledger.denied,
         "hedges": ledger.hedges,
-        "circuits_opened": sum(change.circuit == "open" for change in ledger.circuits),
+        "circuits_opened": sum(
+            change.circuit == "open" and change.trigger != Trigger.TOLD for change in ledger.circuits
+        ),
         "held": sum(row.held_s > 0 for row in rows),
         "held_s": _quantiles(row.held_s for row in rows if row.held_s > 0),
         "ttft_s": _quantiles(row.ttft_s for row in rows if row.fate is Fate.SERVED),

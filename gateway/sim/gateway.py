@@ -1,4 +1,4 @@
-"""One simulated gateway: the live Fleet, plans, budgets and store, driven by virtual time.
+"""A simulated gateway: the live Fleet, plans, budgets and store, driven by virtual time.
 
 Nothing is decided here. What the live gateway's shell does around the core (apply effects, tick, sweep the
 deadlines, ask after health) is done here on a Timeline.
@@ -6,12 +6,16 @@ deadlines, ask after health) is done here on a Timeline.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from gateway.config.fleet import fleet_of, hold_of, set_budget
 from gateway.config.schema import Config
+from gateway.core.breaker import Circuit
 from gateway.core.events import SWEEP_S, TICK_S
 from gateway.core.fleet import (
     BytesSeen,
@@ -21,10 +25,14 @@ from gateway.core.fleet import (
     ReportCircuit,
     SendSyntheticProbe,
     SetLimits,
+    ShareClosing,
+    ShareOpening,
     Ticked,
 )
 from gateway.core.health import ProbeReported
+from gateway.core.model import RequestFacts
 from gateway.core.retries import ExtraAttempts
+from gateway.ports import StateStore
 from gateway.sim.arrivals import Arrival
 from gateway.sim.attempt import Attempt, swept_s
 from gateway.sim.endpoints import Site
@@ -32,6 +40,7 @@ from gateway.sim.exchange import Exchange
 from gateway.sim.ledger import CircuitChange, Ledger, Row
 from gateway.sim.timeline import Timeline
 from gateway.sim.trial import Trial
+from gateway.sim.virtual_loop import VirtualLoop, finish_now
 from gateway.sim.waiting import SimWaitingRoom
 from gateway.state.memory import MemoryStore
 
@@ -47,13 +56,20 @@ class Scene:
 
 
 class SimGateway:
-    """`begin` before the first arrival; it stops its timers once `finish` was called and nothing runs."""
+    """`begin` before the first arrival; it stops its timers once `finish` was called and nothing runs.
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    With a store of its own it needs no loop; one that it shares with others is awaited in `loop`.
+    """
+
+    number = 1  # among those that share the requests
+
+    def __init__(self, config: Config, scene: Scene, loop: VirtualLoop | None = None) -> None:
         self.config = config
+        self._loop = loop
+        self._carried: dict[asyncio.Task[None], None] = {}
         self.timeline, self.site, self.ledger = scene.timeline, scene.site, scene.ledger
         self.fleet = Fleet()
-        self.store = MemoryStore()
+        self.store = self.make_store(scene)
         self.hold = hold_of(config)
         self.waiting = SimWaitingRoom(self)
         self.extra = ExtraAttempts()
@@ -72,6 +88,29 @@ class SimGateway:
 
     def draw(self) -> int:
         return self._random.getrandbits(64)
+
+    def make_store(self, scene: Scene) -> StateStore:
+        return MemoryStore()
+
+    def carry(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Runs what may have to wait for the store; None: it is done."""
+        if self._loop is None:
+            finish_now(coroutine)
+            return None
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        self._carried[task] = None
+        task.add_done_callback(self._has_carried)
+        return task
+
+    def _has_carried(self, task: asyncio.Task[None]) -> None:
+        del self._carried[task]
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            raise failure
+
+    def drop_carried(self) -> None:
+        """Nothing waits for the store any more."""
+        for task in self._carried:
+            task.cancel()
 
     # --- the shell around the core -------------------------------------------------------------------
 
@@ -92,13 +131,15 @@ class SimGateway:
                 case SetLimits(limits, caps):
                     self.store.set_limits(limits, caps)
                 case ReportCircuit(backend_id, circuit, trigger, reason):
-                    change = CircuitChange(self.now_s, backend_id, circuit, trigger, reason)
+                    change = CircuitChange(self.now_s, backend_id, circuit, trigger, reason, self.number)
                     self.ledger.circuits.append(change)
+                case ShareOpening() | ShareClosing():
+                    self.store.share_circuit(effect)
                 case SendSyntheticProbe(backend_id, generation):
                     # Not inside the event that asked for it.
                     self.timeline.at(self.now_s, self._try_half_open, backend_id, generation)
                 case _:
-                    pass  # pooled connections, and other gateways: there are none
+                    pass  # pooled connections: there are none
         if self.waiting.holding.count:
             self.waiting.review()
 
@@ -107,14 +148,14 @@ class SimGateway:
 
     def _tick(self) -> None:
         self.apply(Ticked(self.draw()))
-        if not self._is_idle:
+        if not self.is_idle:
             self.timeline.at(self.now_s + TICK_S, self._tick)
 
     def _probe(self, backend_id: str, interval_s: float) -> None:
         """The health page: a hung engine answers it like a good one."""
         is_up = self.site.endpoints[backend_id].is_up
         self.apply(ProbeReported(backend_id, is_up, "completed" if is_up else "connect_failed"))
-        if not self._is_idle:
+        if not self.is_idle:
             self.timeline.at(self.now_s + interval_s, self._probe, backend_id, interval_s)
 
     # --- requests ------------------------------------------------------------------------------------
@@ -133,12 +174,22 @@ class SimGateway:
         self._is_finishing = True
 
     @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         return self._is_finishing and not self._running
 
     def ended(self, row: Row) -> None:
         self._running -= 1
         self.ledger.rows.append(row)
+
+    def has_missed_room(self, facts: RequestFacts, tier: str = "") -> bool:
+        """Whether a backend of this tier, or of any, has a slot that would be had if all were one gateway."""
+        for endpoints in self.site.serving(facts.model):
+            for endpoint in endpoints:
+                if endpoint.has_room and endpoint.is_well and tier in ("", endpoint.place.tier):
+                    state = self.fleet.view.backends.get(endpoint.id)
+                    if state is not None and state.circuit is Circuit.CLOSED and state.headroom:
+                        return True
+        return False
 
     # --- the sweep -----------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ def _part(study: Study) -> str:
             _policies(study),
             "<h2>Tiers</h2>",
             _tiers(ours),
+            _gateways(study),
             _reasons(ours),
             _circuits(course),
         ]
@@ -112,6 +113,8 @@ def _facts(study: Study) -> str:
         "circuits opened": str(ours["circuits_opened"]),
         "TTFT p99": seconds(ours["ttft_s"]["p99"]),
     }
+    if ours["fleet"]["is_shared"]:
+        facts["gateways"] = str(ours["fleet"]["gateways"])
     if ours["cost"] is not None:
         facts["cost"] = money(ours["cost"])
     cells = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in facts.items())
@@ -165,6 +168,30 @@ def _tier_cells(name: str, tier: Figures) -> Iterator[str]:
     yield money(tier["cost"])
 
 
+def _gateways(study: Study) -> str:
+    fleet, step = study.figures["fleet"], study.course["bucket_s"]
+    if not fleet["is_shared"]:
+        return ""
+    said = (
+        f"<h2>Gateways</h2><p>{fleet['gateways']} share the limits, with {fleet['exchanges']:,} exchanges "
+        f"with their store. {fleet['false_spills']:,} requests spilled and {fleet['false_sheds']:,} were "
+        "refused though a slot was free, only not at their gateway.</p>"
+    )
+    rows = (
+        (backend_id, f"{backend['peak']:,}", f"{backend['limit']:,}")
+        for backend_id, backend in fleet["backends"].items()
+    )
+    said += table(("backend", "most in flight", "limit"), rows)
+    if fleet["degraded_s"]:
+        said += (
+            f"<p>Without their store for {fleet['degraded_s']:,.1f} gateway-seconds, with a share of each "
+            "limit meanwhile:</p>"
+        )
+        degraded = {"degraded": study.course["degraded_gateways"]}
+        said += pictures.stacked(degraded, step, "s", "gateways without the store")
+    return said
+
+
 def _reasons(ours: Figures) -> str:
     rows = [
         (kind, reason, f"{count:,}")
@@ -188,12 +215,19 @@ def _circuits(course: Figures) -> str:
     if not changes:
         return ""
     rows = [
-        (f"{c['at_s']:.1f} s", c["backend_id"], c["circuit"], c["trigger"] or "", c["reason"] or "")
+        (
+            f"{c['at_s']:.1f} s",
+            str(c["gateway"]),
+            c["backend_id"],
+            c["circuit"],
+            c["trigger"] or "",
+            c["reason"] or "",
+        )
         for c in changes[:MAX_CIRCUIT_ROWS]
     ]
     more = len(changes) - len(rows)
     rest = f"<p>{more:,} more are in the JSON report.</p>" if more else ""
-    return "<h2>Circuits</h2>" + table(("at", "backend", "is", "trigger", "reason"), rows) + rest
+    return "<h2>Circuits</h2>" + table(("at", "gateway", "backend", "is", "trigger", "reason"), rows) + rest
 
 
 def _side_by_side(studies: Sequence[Study]) -> str:

@@ -24,6 +24,7 @@ Seconds = Annotated[float, Meta(ge=0, le=7 * DAY_S, extra={"kind": "duration"})]
 Money = Annotated[float, Meta(ge=0, le=1e9, extra={"kind": "number"})]
 # A model of some billion parameters on one accelerator, not too busy.
 DEFAULT_TIMES_S = (0.020, 0.000075, 0.030)
+MAX_GATEWAYS = 100
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 
 
@@ -88,12 +89,43 @@ class FaultConfig(Section, frozen=True, kw_only=True):
     factor: Annotated[float, Meta(gt=0, le=1000, extra={"kind": "number"})] = 4.0
 
 
-class Scenario(Section, frozen=True, kw_only=True):
-    """The whole file. `engine` is what clusters have that are not named."""
+class OutageConfig(Section, frozen=True, kw_only=True):
+    """From `at` on, `for` so long, the store answers none of these `gateways`, counted from 1; or nobody.
 
+    `forgets`: it has lost its memory at the end.
+    """
+
+    at_s: Seconds = field(name="at")
+    for_s: Seconds = field(name="for")
+    gateways: tuple[Annotated[int, Meta(ge=1, le=MAX_GATEWAYS)], ...] = ()
+    forgets: bool = False
+
+
+class StoreConfig(Section, frozen=True, kw_only=True):
+    """The store that gateways share their limits through."""
+
+    rtt_s: Seconds = field(default=0.0005, name="rtt")
+    outages: tuple[OutageConfig, ...] = ()
+
+
+class Scenario(Section, frozen=True, kw_only=True):
+    """The whole file. `engine` is what clusters have that are not named.
+
+    Several `gateways`, or one with a `store` in the file, take their slots from a grant of the store.
+    `spread` is how requests get to them.
+    """
+
+    gateways: Annotated[int, Meta(ge=1, le=MAX_GATEWAYS)] = 1
+    spread: Literal["random", "round_robin"] = "random"
+    store: StoreConfig | None = None
     engine: Annotated[EngineConfig, Meta(extra={"shorthand": "preset"})] = EngineConfig()
     clusters: tuple[SimClusterConfig, ...] = ()
     faults: tuple[FaultConfig, ...] = ()
+
+    @property
+    def shared_store(self) -> StoreConfig | None:
+        """None: one gateway with a store of its own."""
+        return self.store if self.store is not None or self.gateways == 1 else StoreConfig()
 
     def cluster(self, name: str) -> SimClusterConfig:
         """As the file has it, with the default engine where it names none."""
@@ -101,9 +133,11 @@ class Scenario(Section, frozen=True, kw_only=True):
         return found if found.engine is not None else msgspec.structs.replace(found, engine=self.engine)
 
 
-def load_scenario(path: Path, config: Config) -> Scenario:
-    """The scenario in a file, for this configuration. Raises ConfigError."""
+def load_scenario(path: Path, config: Config, gateways: int | None = None) -> Scenario:
+    """The scenario in a file, for this configuration; with so many `gateways` instead. Raises ConfigError."""
     scenario, reading = parse_as(Scenario, read_text(path), str(path), Surroundings(path.parent, os.environ))
+    if gateways is not None:
+        scenario = msgspec.structs.replace(scenario, gateways=gateways)
     _check(scenario, config, reading)
     if reading.problems:
         raise ConfigError(reading.problems)
@@ -130,4 +164,12 @@ def _check(scenario: Scenario, config: Config, reading: Reading) -> None:
                 "target",
                 "is no cluster or backend of the configuration",
                 f"there are: {', '.join([*names, *backends])}",
+            )
+    for outage in scenario.store.outages if scenario.store is not None else ():
+        if max(outage.gateways, default=0) > scenario.gateways:
+            reading.complain(
+                outage,
+                "gateways",
+                f"there are {scenario.gateways} of them",
+                "count from 1, or raise gateways",
             )

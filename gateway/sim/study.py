@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.sim.baselines import BASELINES, Greedy
 from gateway.sim.bound import bound_of
 from gateway.sim.figures import Figures, course_of, figures_of, rounded
+from gateway.sim.fleet_figures import degraded_course, fleet_figures_of
 from gateway.sim.world import Progress, Setting, run_baseline, run_gateway
 
 
@@ -42,6 +43,7 @@ def study(name: str, setting: Setting, tell: Progress | None = None) -> Study:
     """Runs all. `tell` hears of each run's arrivals, from 0 to all of them, RUNS times."""
     ledger = run_gateway(setting, tell)
     figures, course = figures_of(ledger, setting.scenario), course_of(ledger)
+    figures["fleet"], course["degraded_gateways"] = fleet_figures_of(ledger), degraded_course(ledger)
     del ledger  # of a long trace one at a time
     baselines: dict[str, Figures] = {}
     bound = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.sim.figures import Figures
+from gateway.sim.fleet_figures import fullest_backend
 from gateway.sim.study import Study
 from gateway.sim.sweep import Sweep
 
@@ -131,6 +132,15 @@ def _lines(ours: Figures) -> Iterator[str]:
         f"(denied {ours['retries_denied']}), hedges {ours['hedges']}, flaps {ours['flaps']}, "
         f"held {ours['held']:,} (p50 {seconds(ours['held_s']['p50'])}, p99 {seconds(ours['held_s']['p99'])})"
     )
+
+    fleet = ours["fleet"]
+    if fleet["is_shared"]:
+        backend_id, peak, limit = fullest_backend(fleet)
+        yield (
+            f"gateways {fleet['gateways']}, false spills {fleet['false_spills']:,}, "
+            f"false sheds {fleet['false_sheds']:,}, fullest {backend_id} with {peak:,} of {limit:,}, "
+            f"store degraded for {fleet['degraded_s']:,.1f} gateway-seconds, exchanges {fleet['exchanges']:,}"
+        )
 
 
 def _table(rows: Table) -> str:

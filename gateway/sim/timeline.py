@@ -16,8 +16,8 @@ class Timeline:
 
     __slots__ = ("_heap", "_order", "now_s")
 
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    def __init__(self, begin_s: float = 0.0) -> None:
+        self.now_s = begin_s
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
 

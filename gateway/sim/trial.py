@@ -34,10 +34,14 @@ class Trial:
         seat = Candidate(
             state.backend, place.cluster, place.tier, PlanReason.PROBE, None, generation, is_probe=True
         )
-        lease = gateway.store.lease_now(Plan((seat,), place.tier))
+        gateway.carry(cls._lease_and_try(gateway, Plan((seat,), place.tier)))
+
+    @classmethod
+    async def _lease_and_try(cls, gateway: SimGateway, plan: Plan) -> None:
+        lease = await gateway.store.lease(plan)
         if lease is None:
             return
-        if not gateway.fleet.view.admits(seat):
+        if not gateway.fleet.view.admits(lease.candidate):
             gateway.store.release(lease)
             return
         trial = cls(gateway, -1 - len(gateway.ledger.circuits))

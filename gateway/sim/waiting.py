@@ -48,33 +48,34 @@ class SimWaitingRoom:
         gateway.store.release(lease)
         return None
 
-    def lease_or_wait(self, exchange: Exchange, plan: Plan) -> Lease | None:
+    async def lease_or_wait(self, exchange: Exchange, plan: Plan) -> Lease | None:
         """As Route._lease_or_hold has it. None: nobody has room, or `exchange.is_waiting`."""
-        gateway, rules, now_s = self._gateway, self._gateway.hold, self._gateway.now_s
+        gateway, rules = self._gateway, self._gateway.hold
         assert rules is not None
         best, rest = best_tier(plan)
-        is_over = exchange.hold_until_s is not None and now_s >= exchange.hold_until_s
-        is_vain = is_over and best[0].tier == exchange.hold_tier
-        if not is_vain and (lease := self._lease_unwanted(best)) is not None:
+        is_vain = exchange.is_hold_over and best[0].tier == exchange.hold_tier
+        if not is_vain and (lease := await self._lease_unwanted(best)) is not None:
             return lease
-        offered = self._lease_unwanted(rest)
+        offered = await self._lease_unwanted(rest)
+        now_s = gateway.now_s
         if exchange.hold_until_s is None:
             exchange.hold_until_s = min(now_s + rules.max_wait_s, exchange.journey.deadline_s)
         is_wide = offered is None
         wanted = plan.candidates if is_wide else best
         waiter = SimWaiter(wanted, exchange.hold_until_s, exchange, is_wide=is_wide)
-        if is_over or self.holding.choose(waiter, rules, now_s) is not Choice.HOLD:
+        if exchange.is_hold_over or self.holding.choose(waiter, rules, now_s) is not Choice.HOLD:
             return offered
         if offered is not None:
             gateway.store.release(offered)
         exchange.waiter, exchange.hold_tier = waiter, best[0].tier
         self.holding.join(waiter, now_s)
+        gateway.store.wants_changed()
         gateway.timeline.at(waiter.until_s, self._end_wait, waiter)
         return None
 
-    def _lease_unwanted(self, candidates: tuple[Candidate, ...]) -> Lease | None:
+    async def _lease_unwanted(self, candidates: tuple[Candidate, ...]) -> Lease | None:
         unwanted = self.holding.unwanted(candidates)
-        return self._gateway.store.lease_now(Plan(unwanted, "")) if unwanted else None
+        return await self._gateway.store.lease(Plan(unwanted, "")) if unwanted else None
 
     def on_room(self, backend_id: str) -> None:
         """A slot has come free: it is leased for whoever is first."""
@@ -90,7 +91,9 @@ class SimWaitingRoom:
             self._wake(waiter, lease)
 
     def wants(self) -> tuple[Want, ...]:
-        return ()  # a memory store tells nobody
+        """For the store: those of each queue."""
+        standing = [Want(tuple(sorted(ids)), n, since_s) for ids, n, since_s in self.holding.standing()]
+        return tuple(sorted(standing, key=lambda want: want.since_s))
 
     def review(self) -> None:
         """Whose plan is another one since the fleet has changed is planned anew."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -48,9 +50,30 @@ class Carrier(Protocol):
 
 
 def run_gateway(setting: Setting, tell: Progress | None = None) -> Ledger:
-    """What Spillway does with the trace."""
-    scene = _scene_of(setting)
-    return _run(setting, scene, SimGateway(setting.config, scene), tell)
+    """What Spillway does with the trace. Raises NoLua, where gateways share a store."""
+    store = setting.scenario.shared_store
+    if store is None:
+        scene = _scene_of(setting)
+        return _run(setting, scene, SimGateway(setting.config, scene), tell)
+    # Only here: one gateway by itself needs no embedded Lua.
+    from gateway.sim.gateway_fleet import WARM_UP_S, GatewayFleet
+
+    scene = _scene_of(setting, begin_s=-WARM_UP_S)
+    fleet = GatewayFleet(setting.config, scene, setting.scenario, store)
+    with fleet.loop.running(), _outages_unheard():
+        return _run(setting, scene, fleet, tell)
+
+
+@contextmanager
+def _outages_unheard() -> Iterator[None]:
+    """Outages are in the report: the warnings about them are for live gateways."""
+    log = logging.getLogger("gateway.state")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def run_baseline(setting: Setting, policy: Policy, tell: Progress | None = None) -> Ledger:
@@ -78,12 +101,13 @@ def _run(setting: Setting, scene: Scene, carrier: Carrier, tell: Progress | None
     ended_s = max(row.ended_s for row in scene.ledger.rows)
     scene.ledger.ended_s = max(ended_s, arrivals[-1].at_s)
     scene.site.occupancy.close(scene.ledger.ended_s)
+    scene.ledger.degraded.advance(scene.ledger.ended_s)
     scene.ledger.rows.sort(key=lambda row: row.number)
     return scene.ledger
 
 
-def _scene_of(setting: Setting) -> Scene:
-    timeline = Timeline()
+def _scene_of(setting: Setting, begin_s: float = 0.0) -> Scene:
+    timeline = Timeline(begin_s)
     clusters = clusters_of(setting.config)
     endpoints = {
         endpoint.id: endpoint

@@ -41,6 +41,7 @@ class GrantBook:
         self.valid_until_s = float("-inf")
         self.is_cut_off = False
         self._is_known = False
+        self._lapses_s = float("-inf")  # as valid_until_s, also when the fleet does not know us any more
         self._born_ms = 0
         self._seq = 0
         self._measured_s = float("-inf")
@@ -188,9 +189,10 @@ class GrantBook:
             reserve = slots.reserve(now_s)
             idle = min(slots.idle, max(slots.cap - slots.in_use, 0))
             keep = slots.in_use + (0 if is_full else min(idle, reserve))
+            held = self._held(slots, now_s) if is_full else 0
             slots.granted = keep if is_full else min(keep, slots.granted)
             slots.is_told = True
-            reports.append((slots.limit, keep, slots.in_use, reserve, slots.cap))
+            reports.append((slots.limit, keep, slots.in_use, reserve, slots.cap, held))
         if not self.is_cut_off:
             self._work_out_allowances()
         return Message(
@@ -207,8 +209,8 @@ class GrantBook:
         self._is_known = True
         self.is_cut_off = False
         self.gateways = max(answer.gateways, 1)
-        self._born_ms = self._born_ms or answer.born_ms
-        self.valid_until_s = message.sent_s + TTL_S - FENCE_MARGIN_S
+        self._born_ms = answer.born_ms
+        self.valid_until_s = self._lapses_s = message.sent_s + TTL_S - FENCE_MARGIN_S
         for backend_id, result in zip(message.backend_ids, answer.results, strict=True):
             self._note(self.slots[backend_id], result)
         served = [
@@ -224,7 +226,7 @@ class GrantBook:
         self._is_known = False
         self.valid_until_s = float("-inf")
         for slots in self.slots.values():
-            slots.granted = slots.in_use
+            slots.held, slots.granted = slots.granted, slots.in_use
             slots.is_told = False
         self._work_out_allowances()
 
@@ -258,6 +260,12 @@ class GrantBook:
         slots.idle_elsewhere = result.idle_elsewhere
         slots.share = result.share
         slots.gateways = self.gateways
+
+    def _held(self, slots: Slots, now_s: float) -> int:
+        """What nobody else may have had of a memory that was lost: while cut off this gateway's share."""
+        if self.is_cut_off:
+            return max(slots.in_use, slots.allowance)
+        return max(slots.in_use, slots.held) if now_s < self._lapses_s else slots.in_use
 
     def _serve(self, ask: Ask, index: int, message: Message, now_s: float) -> Served:
         if index:

@@ -5,11 +5,14 @@ With FLEET the configured `state.fleet` and BACKEND a backend's id (`cluster@hos
     spillway:{FLEET}:gateways        hash  GATEWAY -> "SEQ:EXPIRES_MS", the heartbeat of a live gateway;
                                            "!clock" -> NOW_MS, the fleet's clock: it follows the server's, but
                                            a leap, or its standing still, counts as 0.3 s and buries nobody;
-                                           "!seen" -> the server's time at that; "!born" -> when this was made
+                                           "!seen" -> the server's time at that; "!born" -> when this was
+                                           made; "!known" and "!back" -> COUNT, gateways that there were when
+                                           the memory was lost, and that have told since what they hold
     spillway:{FLEET}:grants:BACKEND  hash  GATEWAY -> "GRANTED:IN_USE", slots; void when the gateway is dead;
                                            "?GATEWAY" -> "COUNT:SINCE_MS:UNTIL_MS", requests that wait there,
                                            and since when the first does; void after a quarter of a second;
-                                           "!recalled" -> NOW_MS, when the others were last told it is short
+                                           "!recalled" -> NOW_MS, when the others were last told it is short;
+                                           "!back" -> SLOTS that those held who are back after such a loss
     spillway:{FLEET}:latency         hash  GATEWAY -> JSON {BACKEND: [latency_s, samples]};
                                            "@GATEWAY" -> NOW_MS, when it was told
     spillway:{FLEET}:drains          hash  CLUSTER or BACKEND -> UNTIL_MS, 0 for a drain without an end
@@ -35,6 +38,7 @@ class NewsKind(StrEnum):
 
     RECALL = "recall"  # backend id...: somebody needs a slot of them and none is free, give back what is idle
     FREED = "freed"  # gateway...: a slot is free that these have requests waiting for, come for it
+    FORGOTTEN = "forgotten"  # nothing: the fleet's memory was lost, tell what you hold
     DRAINS = "drains"  # nothing: the drain marks have changed, look at them
     CIRCUITS = "circuits"  # [[backend id, reason, ms, streak], ...] opened, [backend id, ...] closed
 

@@ -33,7 +33,7 @@ class Wanting(NamedTuple):
 class Message(NamedTuple):
     """What goes out in one exchange. `reports` and `backend_ids` go together; see lua/exchange.lua.
 
-    `born_ms` is the birth of the fleet's memory as first heard of: another one means that it was lost since.
+    `born_ms` is the birth of the fleet's memory as last heard of: another one means that it was lost since.
     """
 
     seq: int
@@ -42,7 +42,7 @@ class Message(NamedTuple):
     known_gateways: int
     born_ms: int
     backend_ids: tuple[str, ...]
-    reports: tuple[tuple[int, int, int, int, int], ...]
+    reports: tuple[tuple[int, int, int, int, int, int], ...]
     asks: tuple[Ask, ...]
     wants: tuple[Wanting, ...] = ()
 

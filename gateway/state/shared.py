@@ -24,6 +24,7 @@ from gateway.core.latency import LatencySummary
 from gateway.core.model import Candidate, Plan
 from gateway.ports import NO_CAPS, Clock, Lease, RoomWatcher, StoreHealth
 from gateway.state import wire
+from gateway.state.alarm import Alarm
 from gateway.state.circuit_news import CircuitNews, opening_heard
 from gateway.state.drain_marks import DrainMarks
 from gateway.state.grants import GrantBook
@@ -107,20 +108,28 @@ class _Waiting:
 class SharedStore:
     """One gateway's side of the fleet's leases."""
 
-    def __init__(self, link: Link, fleet: str, company: Company, expected_gateways: int = 1) -> None:
+    def __init__(
+        self,
+        link: Link,
+        fleet: str,
+        company: Company,
+        expected_gateways: int = 1,
+        gateway_id: str | None = None,
+    ) -> None:
+        """`gateway_id` is for a simulation, which has to be the same each time."""
         self._link = link
         self._keys = Keys(fleet)
         self._company = company
         self._clock = company.clock
         # New at every start: who comes back from the dead writes nobody else's fields.
-        self.gateway_id = token_hex(8)
+        self.gateway_id = gateway_id if gateway_id is not None else token_hex(8)
         self._book = GrantBook(expected_gateways)
         self._drains = DrainMarks()
         self._circuits = CircuitNews()
         self._asks: list[_Waiting] = []
         self._watcher: RoomWatcher | None = None
         self._told_wants: set[str] = set()  # backends that the fleet knows somebody waits for here
-        self._wake = asyncio.Event()
+        self._wake = Alarm()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_exchange_s = float("-inf")
         self._exchange_s = 0.0  # what one takes, of late
@@ -316,7 +325,10 @@ class SharedStore:
                 break
             # In degraded mode nobody is in a hurry: only the back-off counts.
             wait_s = due_s - now_s if self._is_failing or is_awake else min(due_s - now_s, BUSY_TICK_S)
-            await self._nap(wait_s, can_be_woken=not is_awake and not self._is_failing)
+            if is_awake or self._is_failing:
+                await asyncio.sleep(wait_s)
+            else:
+                await self._wake.nap(wait_s)
         self._wake.clear()
 
     def _pause_s(self, is_awake: bool) -> float:
@@ -325,14 +337,6 @@ class SharedStore:
         if is_awake:
             return MIN_GAP_S
         return BUSY_TICK_S if self._book.has_news() or self._told_wants else IDLE_TICK_S
-
-    async def _nap(self, wait_s: float, *, can_be_woken: bool) -> None:
-        if not can_be_woken:
-            await asyncio.sleep(wait_s)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
 
     async def _exchange(self, deadline_s: float) -> None:
         asks, self._asks = self._asks[:MAX_ASKS], self._asks[MAX_ASKS:]
@@ -352,8 +356,8 @@ class SharedStore:
         sent_s = self._started_exchange_s = self._clock()
         wants = self._wants(sent_s)
         wanted = {backend_id for want in wants for backend_id in want.backend_ids}
-        if no_more := tuple(backend_id for backend_id in self._told_wants if backend_id not in wanted):
-            wants = (*wants, Wanting(no_more, 0, 0.0))
+        if no_more := sorted(self._told_wants - wanted):
+            wants = (*wants, Wanting(tuple(no_more), 0, 0.0))
         self._told_wants = wanted
         message = self._book.compose(tuple(waiting.ask for waiting in asks), sent_s, wants)
         raw = await self._link.exchange(*self._on_wire(message), deadline_s)
@@ -463,7 +467,7 @@ class SharedStore:
         elif kind == NewsKind.FREED:
             if self.gateway_id in rest[0]:
                 self._wake.set()
-        elif kind == NewsKind.DRAINS:
+        elif kind in (NewsKind.DRAINS, NewsKind.FORGOTTEN):
             self._wake.set()
         elif kind == NewsKind.CIRCUITS:
             openings, closings = rest

@@ -12,6 +12,7 @@ class Slots:
     """One backend's slots as this gateway sees them: `limit` for the whole fleet, at most `cap` here.
 
     `allowance` is what may be in use here at most: the grant, or the share of a gateway that is cut off.
+    `held` was granted when the fleet was last found not to know us.
     """
 
     __slots__ = (
@@ -22,6 +23,7 @@ class Slots:
         "free",
         "gateways",
         "granted",
+        "held",
         "idle_elsewhere",
         "in_use",
         "is_permit",
@@ -36,6 +38,7 @@ class Slots:
         self.limit = self.cap = 1 if is_permit else 0
         self.in_use = 0
         self.granted = 0
+        self.held = 0
         self.allowance = 0
         self.arrivals = 0
         self.rate_per_s = 0.0

@@ -9,31 +9,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
-from random import getrandbits
 
 import msgspec
 
 from gateway.admin.all_workers import AllWorkers, WorkersPorts, WorkerView, drains_in_force
 from gateway.admin.ports import GatewayState, settings_of
-from gateway.admin.reload import config_page
 from gateway.admin.server import AdminServer
 from gateway.config.fleet import clusters_of
 from gateway.config.loading import Loaded
 from gateway.config.schema import Config
 from gateway.config.secrets import Secret
 from gateway.core.fleet import Event, Fleet, FleetConfigured
-from gateway.discovery.discovery import Discovery
-from gateway.discovery.source import Surroundings
-from gateway.ports import ConfigStatus
+from gateway.lifetime import Lifetime
+from gateway.live_config import LiveConfig
 from gateway.processes.directory import PrivateDirectory
 from gateway.processes.restarts import StartFailed
 from gateway.processes.worker_place import WorkerPlace
-from gateway.reloading.reloader import Reloader, ReloadPorts
 from gateway.state.private_server import PrivateServer, find_server
 from gateway.telemetry.merging import WorkerMetrics
 from gateway.workers.process import NotAdopted, WorkerProcess
@@ -57,26 +51,22 @@ class Supervisor:
         wall_clock = time.time  # noqa: TID251 - what people are told is wall time
         self._clock = time.monotonic
         # One for all workers: they are handed what it finds with the rest of the configuration.
-        self._discovery = Discovery(Surroundings(self._clock, partial(getrandbits, 64)), self._on_found)
-        ports = ReloadPorts(
-            self._adopt, wall_clock, self._discovery.complete, lambda: tuple(self._behind.values())
+        self._live_config = LiveConfig(
+            file, self._adopt, self._clock, wall_clock, lambda: tuple(self._behind.values())
         )
-        self._reloader = Reloader(file, ports) if file is not None else None
         self._generation = 1
         self._behind: dict[int, str] = {}  # by the number of the seat, why
         # Only for its names and its drains: no request is ever told to it.
         self._fleet = Fleet()
         self._fleet.apply(_picture_of(config), self._clock())
-        self._metrics = WorkerMetrics(self._config_status, self._discovery.statuses)
-        self._state = GatewayState.STARTING
+        self._metrics = WorkerMetrics(self._live_config.status, self._live_config.found)
+        self._lifetime = Lifetime(self._finish)
         self._lives = itertools.count(1)
         self._drains_at_birth: dict[int, dict[str, float]] = {}
         self._config_at_birth: dict[int, Config] = {}
         self._seats: list[Seat] = []
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: StartFailed | None = None
-        self._draining: asyncio.Task[bool] | None = None
-        self._stopped = asyncio.Event()
         self._directory = PrivateDirectory()
         self._reservation: Reservation | None = None
         self._redis: PrivateServer | None = None
@@ -103,41 +93,32 @@ class Supervisor:
             await self._redis.start()
         await self._admin.start()
         self._admin_port = self._admin.port
-        await self._find_backends()
+        # Workers are born with the backends that are found.
+        await self._live_config.find_backends(self._config)
         ports = SeatPorts(self._begin_life, self._became_ready, self._life_ended, self._start_failed)
         self._seats = [Seat(number, ports) for number in range(1, self._config.workers + 1)]
         await self._started
-        if self._reloader is not None:
-            self._reloader.start()
-        self._state = GatewayState.READY
+        self._live_config.start()
+        self._lifetime.state = GatewayState.READY
 
     async def serve(self) -> None:
         """Until told to stop. Raises StartFailed when no worker can be started any more."""
-        await self._stopped.wait()
+        await self._lifetime.over()
         if self._failure is not None:
             raise self._failure
 
     async def drain(self) -> bool:
         """Begins the end, or joins one that has begun. True when everything accepted was finished."""
-        return await asyncio.shield(self.begin_drain())
+        return await self._lifetime.drain()
 
-    def begin_drain(self) -> asyncio.Task[bool]:
-        if self._draining is None:
-            self._state = GatewayState.DRAINING
-            self._draining = asyncio.get_running_loop().create_task(self._drain())
-        return self._draining
-
-    async def _drain(self) -> bool:
+    async def _finish(self) -> bool:
         config = self._config
         await self._end_workers(config.drain_delay_s + config.drain_timeout_s + END_GRACE_S)
-        self._stopped.set()
         return all(seat.was_clean for seat in self._seats)
 
     async def stop(self) -> None:
         """Ends what runs, at once, and leaves nothing behind."""
-        await self._discovery.stop()
-        if self._reloader is not None:
-            await self._reloader.stop()
+        await self._live_config.stop()
         await self._end_workers(0.0)
         await self._admin.stop()
         if self._redis is not None:
@@ -158,16 +139,12 @@ class Supervisor:
             await asyncio.wait(endings)
 
     def heed_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.begin_drain)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._lifetime.heed_signals(self._on_hangup)
 
     def _on_hangup(self) -> None:
         for seat in self._seats:
             seat.reopen_log()
-        if self._reloader is not None:
-            self._reloader.reload_soon()
+        self._live_config.reload_soon()
 
     # --- the configuration -------------------------------------------------------------------------------
 
@@ -175,7 +152,6 @@ class Supervisor:
         """Puts it in force here and at every worker that is ready; who starts later is born with it."""
         self._config, self._generation = config, generation
         self._fleet.apply(_picture_of(config), self._clock())
-        self._discovery.follow(config)
         self._admin.follow(settings_of(config.admin))
         await asyncio.gather(*(self._hand_on(seat) for seat in self._seats if seat.is_ready))
 
@@ -189,20 +165,6 @@ class Supervisor:
             if seat.life == life and self._behind.get(seat.number) != told:
                 self._behind[seat.number] = told
                 log.error("%s, and works by an older configuration", told)
-
-    async def _find_backends(self) -> None:
-        """Waits a moment for the first answers of discovery, so that workers are born with them."""
-        if self._reloader is not None:
-            self._discovery.follow(self._config)
-            await self._discovery.first_answers()
-            await self._reloader.refresh()
-
-    def _on_found(self) -> None:
-        if self._reloader is not None:
-            self._reloader.refresh_soon()
-
-    def _config_status(self) -> ConfigStatus:
-        return self._reloader.status if self._reloader is not None else ConfigStatus()
 
     # --- the workers ---------------------------------------------------------------------------------------
 
@@ -234,7 +196,7 @@ class Supervisor:
             self._started.set_exception(failure)
         elif all(one.failed_starts >= MAX_FAILED_STARTS for one in self._seats):
             self._failure = failure
-            self.begin_drain()
+            self._lifetime.begin_drain()
 
     def _config_of_workers(self) -> Config:
         config = self._config
@@ -253,24 +215,24 @@ class Supervisor:
     def _ports(self) -> WorkersPorts:
         return WorkersPorts(
             workers=lambda: [self._view_of(seat) for seat in self._seats],
-            state=lambda: self._state,
+            state=lambda: self._lifetime.state,
             detail=self._detail,
             view=self._fleet.view,
             apply=self._apply,
             drain=self.drain,
             render_metrics=self._metrics.render,
             clock=self._clock,
-            reload=self._reloader.reload if self._reloader is not None else None,
+            reload=self._live_config.reload,
         )
 
     def _apply(self, event: Event) -> None:
         self._fleet.apply(event, self._clock())
 
     def _detail(self) -> dict[str, object]:
-        detail: dict[str, object] = {"config": config_page(self._config_status())}
+        detail = self._live_config.detail(self._live_config.status())
         if self._redis is not None:
             detail["private_redis"] = "running" if self._redis.is_running else "starting"
-        return detail | self._discovery.detail()
+        return detail
 
 
 def _picture_of(config: Config) -> FleetConfigured:

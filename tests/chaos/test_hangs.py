@@ -74,7 +74,8 @@ async def test_a_hang_costs_what_was_in_flight_and_is_found_out_in_time(hang, tm
             assert state["health"]["probe"]["state"] == "up", "its /health is green all the while"
             reached = primary.counter("requests_total")
             assert await settled(lambda: len(load.began(found_out_s + 0.1)) >= 10, 5)
-            assert await settled(lambda: primary.counter("in_flight") == 0, STAGE_S + 2)
+            # The probe of the half-open circuit may have come before the last of the others is gone.
+            assert await settled(lambda: primary.counter("in_flight") <= 1, STAGE_S + 2)
             assert primary.counter("requests_total") <= reached + 1, "nothing but the probe goes there"
         assert {one.cluster for one in load.began(found_out_s + 0.1, found_out_s + 0.9)} == {"backup"}
         assert 0 < len(affected(load.told)) <= LIMIT + CONSECUTIVE, affected(load.told)

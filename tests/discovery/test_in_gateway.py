@@ -200,7 +200,7 @@ async def test_an_api_that_fails_takes_nothing_away_and_shows(kube: KubeDouble, 
         await until(lambda: kube.open_watches == 1)
         kube.failures = [(500, {})] * 1000
         kube.disconnect()
-        await until(lambda: gateway._discovery.statuses()[0].errors >= 2)
+        await until(lambda: gateway._live_config.found()[0].errors >= 2)
         assert "the API refuses: 500" in (await page(gateway, "/readyz"))["discovery"]["here"]
         metrics = await page(gateway, "/metrics")
         assert 'spillway_discovery_failing{cluster="here"} 1.0' in metrics
@@ -232,15 +232,15 @@ async def test_a_new_configuration_keeps_what_was_found_and_a_refused_one_change
         gateway = await start(clusters)
         more = "- {name: filed, limit: 2, discovery: {file: backends.yaml}}\n"
         file = tmp_path / "spillway.yaml"
-        assert gateway._reloader is not None
+        assert gateway._live_config.reload is not None
         file.write_text(OWN.replace(":0", ":1", 1) + clusters + more)
-        assert (await gateway._reloader.reload())[0] == "refused"
-        assert [status.cluster for status in gateway._discovery.statuses()] == ["here"]
+        assert (await gateway._live_config.reload())[0] == "refused"
+        assert [status.cluster for status in gateway._live_config.found()] == ["here"]
         file.write_text(OWN + "retry: {attempts: 2}\n" + clusters + more)
-        assert (await gateway._reloader.reload())[0] == "adopted"
+        assert (await gateway._live_config.reload())[0] == "adopted"
         await until(lambda: len(ids(gateway)) == 2)
         assert ids(gateway) == {f"here@127.0.0.1:{pod.port}", f"filed@127.0.0.1:{filed.port}"}
         assert len(kube.watches) == 1, "the source went on"
         file.write_text(OWN + clusters)
-        assert (await gateway._reloader.reload())[0] == "adopted"
+        assert (await gateway._live_config.reload())[0] == "adopted"
         assert ids(gateway) == {f"here@127.0.0.1:{pod.port}"}

@@ -173,6 +173,16 @@ async def start_gateway(backends: list[ScriptedBackend], tmp_path: Path) -> Asyn
 
 
 @pytest.fixture
+async def impatient(
+    start_backend: Callable[..., Awaitable[ScriptedBackend]], start_gateway: Callable[..., Awaitable[Running]]
+) -> tuple[Running, ScriptedBackend, ScriptedBackend]:
+    """A gateway that soon gives a silent backend up, its primary and its backup."""
+    primary, backup = await start_backend(), await start_backend()
+    gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
+    return gateway, primary, backup
+
+
+@pytest.fixture
 def deaf_port() -> Iterator[int]:
     """A port on which connecting never ends: its listener's queue is full and nobody accepts."""
     with contextlib.ExitStack() as sockets:

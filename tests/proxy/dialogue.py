@@ -65,6 +65,9 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
+EVENT = b"data: 1\n\n"
+THEIRS = b'{"error":{"message":"theirs"}}'
+DEADLINE = "x-spillway-deadline"
 
 
 class Arrived(NamedTuple):

@@ -10,10 +10,19 @@ from gateway.core.fleet import FirstByteSeen
 from gateway.core.model import SUCCESS, Outcome, Reason, RequestFacts
 from gateway.core.routing import plan_route
 from gateway.proxy.attempt import Attempt
-from tests.proxy.dialogue import BODY, HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
+from tests.proxy.dialogue import (
+    BODY,
+    EVENT,
+    HANG,
+    LAST_CHUNK,
+    Ending,
+    chunk,
+    event_stream,
+    post,
+    reply,
+    settled,
+)
 from tests.proxy.telling import ends, listen
-
-EVENT = b"data: 1\n\n"
 
 
 @pytest.fixture

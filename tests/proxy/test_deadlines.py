@@ -12,7 +12,10 @@ from gateway.core.fleet import Drained, Undrained
 from gateway.core.model import Reason
 from tests.proxy.dialogue import (
     BODY,
+    DEADLINE,
+    EVENT,
     HANG,
+    THEIRS,
     chunk,
     event_stream,
     post,
@@ -20,20 +23,9 @@ from tests.proxy.dialogue import (
 )
 from tests.proxy.telling import circuit_of, ends, listen
 
-EVENT = b"data: 1\n\n"
-THEIRS = b'{"error":{"message":"theirs"}}'
-DEADLINE = "x-spillway-deadline"
 
-
-@pytest.fixture
-async def two(start_backend, start_gateway):
-    primary, backup = await start_backend(), await start_backend()
-    gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
-    return gateway, primary, backup
-
-
-async def test_the_client_s_deadline_ends_the_request_and_blames_nobody(two):
-    gateway, primary, backup = two
+async def test_the_client_s_deadline_ends_the_request_and_blames_nobody(impatient):
+    gateway, primary, backup = impatient
     told = listen(gateway)
     primary.default = [HANG]
     for _ in range(6):
@@ -49,8 +41,8 @@ async def test_the_client_s_deadline_ends_the_request_and_blames_nobody(two):
     assert all(request.header(DEADLINE) is None for request in primary.requests)
 
 
-async def test_a_deadline_in_the_middle_of_a_stream(two):
-    gateway, primary, _ = two
+async def test_a_deadline_in_the_middle_of_a_stream(impatient):
+    gateway, primary, _ = impatient
     primary.will(event_stream(), *[chunk(EVENT), 0.05] * 40)
     answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.25"))
     assert not answer.is_whole and answer.body.count(b"upstream_timeout_total") == 1
@@ -68,16 +60,16 @@ async def test_the_smaller_of_both_deadlines_wins(start_backend, start_gateway):
     assert ends(told)[0].outcome.reason is Reason.TOTAL_TIMEOUT
 
 
-async def test_a_deadline_that_has_passed_takes_no_slot(two):
-    gateway, primary, _ = two
+async def test_a_deadline_that_has_passed_takes_no_slot(impatient):
+    gateway, primary, _ = impatient
     answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0"))
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
     assert not primary.requests and gateway.records[0].attempts == 0
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "1e3", "nan", "inf", "", "1,5", "1s", "99999999999"])
-async def test_a_malformed_deadline_is_a_400_that_names_the_header(two, value):
-    gateway, primary, _ = two
+async def test_a_malformed_deadline_is_a_400_that_names_the_header(impatient, value):
+    gateway, primary, _ = impatient
     client = await gateway.connect()
     await client.send(post(BODY, f"{DEADLINE}: {value}"))
     answer = await client.answer()
@@ -88,8 +80,8 @@ async def test_a_malformed_deadline_is_a_400_that_names_the_header(two, value):
     assert (await client.answer()).status == 200
 
 
-async def test_nobody_is_tried_who_needs_longer_than_there_is_time(two):
-    gateway, primary, backup = two
+async def test_nobody_is_tried_who_needs_longer_than_there_is_time(impatient):
+    gateway, primary, backup = impatient
     gateway.gateway.apply(Drained("primary"))
     backup.default = [0.3, reply()]
     await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))

@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from gateway.core.model import Outcome, Reason
-from tests.proxy.dialogue import BODY, HANG, WaitingStore, chunk, event_stream, post, settled
+from tests.proxy.dialogue import BODY, EVENT, HANG, WaitingStore, chunk, event_stream, post, settled
 
 AT_ONCE_S = 0.3
-EVENT = b"data: 1\n\n"
 
 
 @pytest.fixture

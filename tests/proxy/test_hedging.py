@@ -16,6 +16,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.hedging import Hedge
 from tests.proxy.dialogue import (
     BODY,
+    EVENT,
     HANG,
     LAST_CHUNK,
     Ending,
@@ -28,7 +29,6 @@ from tests.proxy.dialogue import (
 )
 from tests.proxy.telling import listen, trip
 
-EVENT = b"data: 1\n\n"
 AFTER_S = 0.08
 # The loop's timers go by whole milliseconds.
 GRAIN_S = 0.002
@@ -375,7 +375,9 @@ async def test_the_budget_of_hedges_is_kept(start_backend, start_gateway):
     backup.default = [HANG]
     answers = await asyncio.gather(*(gateway.ask(post()) for _ in range(40)))
     assert {answer.status for answer in answers} == {200}
-    assert len(primary.requests) == 40 and len(backup.requests) == 4
+    assert len(primary.requests) == 40
+    # One that has lost before it was written does not arrive.
+    assert sum(record.hedge is not None for record in gateway.records) == 4 >= len(backup.requests)
 
 
 async def test_p95_waits_until_enough_is_known_and_then_for_p95(start_backend, start_gateway):

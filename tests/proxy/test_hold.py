@@ -58,16 +58,17 @@ def cluster(answer) -> tuple[int, str | None]:
 async def test_it_gets_the_slot_that_comes_free(busy):
     story = await busy()
     client = await story.waits()
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
     story.done.set()
     answer = await client.answer()
     assert cluster(answer) == (200, "primary")
     assert answer.header("x-spillway-spill-reason") is None
-    assert int(answer.header("x-spillway-queue-ms")) >= 20
-    assert float(answer.header("x-spillway-overhead-ms")) < 20
+    # A timer may be a moment early, and what it shows is cut to whole milliseconds.
+    assert int(answer.header("x-spillway-queue-ms")) >= 195
+    assert float(answer.header("x-spillway-overhead-ms")) < 195, "the wait is not the gateway's own time"
     held = story.gateway.records[-1].held
     assert (held.tier, held.outcome) == ("primary", "served")
-    assert held.seconds >= 0.02
+    assert held.seconds >= 0.195
 
 
 async def test_its_time_over_it_spills(busy):

@@ -41,7 +41,7 @@ async def test_a_slot_that_one_gateway_frees_wakes_who_waits_at_the_other(pair):
     done.set()
     answer = await client.answer()
     assert (answer.status, answer.header("x-spillway-cluster")) == (200, "primary")
-    assert int(answer.header("x-spillway-queue-ms")) >= 100
+    assert int(answer.header("x-spillway-queue-ms")) >= 95
     assert backup.requests == []
     await running.answer()
 

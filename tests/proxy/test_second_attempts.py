@@ -11,6 +11,7 @@ from gateway.core.breaker import Circuit
 from gateway.core.fleet import Drained, Undrained
 from gateway.core.model import Reason
 from tests.proxy.dialogue import (
+    THEIRS,
     Ending,
     WaitingStore,
     post,
@@ -18,18 +19,6 @@ from tests.proxy.dialogue import (
     settled,
 )
 from tests.proxy.telling import circuit_of, ends, listen, trip
-
-EVENT = b"data: 1\n\n"
-THEIRS = b'{"error":{"message":"theirs"}}'
-DEADLINE = "x-spillway-deadline"
-
-
-@pytest.fixture
-async def two(start_backend, start_gateway):
-    primary, backup = await start_backend(), await start_backend()
-    gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
-    return gateway, primary, backup
-
 
 # --- plans that are too old --------------------------------------------------------------------------
 
@@ -44,8 +33,8 @@ async def waiting_for_a_slot(gateway):
     return client, store, inner
 
 
-async def test_a_circuit_that_opened_while_the_request_waited_for_a_slot(two):
-    gateway, primary, _ = two
+async def test_a_circuit_that_opened_while_the_request_waited_for_a_slot(impatient):
+    gateway, primary, _ = impatient
     client, store, inner = await waiting_for_a_slot(gateway)
     trip(gateway, f"primary@127.0.0.1:{primary.port}")
     store.may_answer.set()
@@ -56,8 +45,8 @@ async def test_a_circuit_that_opened_while_the_request_waited_for_a_slot(two):
     gateway.plane.store = inner
 
 
-async def test_who_was_drained_while_the_request_waited_for_a_slot(two):
-    gateway, primary, _ = two
+async def test_who_was_drained_while_the_request_waited_for_a_slot(impatient):
+    gateway, primary, _ = impatient
     client, store, inner = await waiting_for_a_slot(gateway)
     gateway.gateway.apply(Drained("primary"))
     store.may_answer.set()
@@ -67,8 +56,8 @@ async def test_who_was_drained_while_the_request_waited_for_a_slot(two):
     gateway.gateway.apply(Undrained("primary"))
 
 
-async def test_everybody_was_drained_while_the_request_waited_for_a_slot(two):
-    gateway, primary, backup = two
+async def test_everybody_was_drained_while_the_request_waited_for_a_slot(impatient):
+    gateway, primary, backup = impatient
     client, store, inner = await waiting_for_a_slot(gateway)
     for name in ("primary", "backup"):
         gateway.gateway.apply(Drained(name))
@@ -81,8 +70,8 @@ async def test_everybody_was_drained_while_the_request_waited_for_a_slot(two):
         gateway.gateway.apply(Undrained(name))
 
 
-async def test_a_plan_that_is_always_too_old_is_not_made_for_ever(two, monkeypatch):
-    gateway, primary, backup = two
+async def test_a_plan_that_is_always_too_old_is_not_made_for_ever(impatient, monkeypatch):
+    gateway, primary, backup = impatient
     client, store, inner = await waiting_for_a_slot(gateway)
     asked = []
     with monkeypatch.context() as patch:
@@ -96,9 +85,9 @@ async def test_a_plan_that_is_always_too_old_is_not_made_for_ever(two, monkeypat
     gateway.plane.store = inner
 
 
-async def test_a_circuit_that_opened_while_the_attempt_connected(two):
+async def test_a_circuit_that_opened_while_the_attempt_connected(impatient):
     """The lease goes back at once, nothing is sent, nobody is blamed, and it was no attempt."""
-    gateway, primary, _ = two
+    gateway, primary, _ = impatient
     pool = gateway.plane.pools[f"primary@127.0.0.1:{primary.port}"]
     connect, may_connect = pool.connect, asyncio.Event()
 
@@ -122,9 +111,9 @@ async def test_a_circuit_that_opened_while_the_attempt_connected(two):
     pool.connect = connect
 
 
-async def test_the_probe_itself_may_connect(two):
+async def test_the_probe_itself_may_connect(impatient):
     """It holds the one permit: that this is taken does not speak against it."""
-    gateway, primary, _ = two
+    gateway, primary, _ = impatient
     backend_id = f"primary@127.0.0.1:{primary.port}"
     trip(gateway, backend_id)
     assert await settled(lambda: circuit_of(gateway, primary) is Circuit.HALF_OPEN, 2.0)
@@ -175,8 +164,8 @@ async def test_where_nobody_else_is_there_nothing_is_denied(start_backend, start
     assert gateway.records[0].denied_retry is None
 
 
-async def test_what_others_spend_while_one_waits_for_a_slot_is_spent(two):
-    gateway, primary, backup = two
+async def test_what_others_spend_while_one_waits_for_a_slot_is_spent(impatient):
+    gateway, primary, backup = impatient
     primary.will(Ending.RST)
     inner = gateway.plane.store
     client = await gateway.connect()
@@ -204,9 +193,9 @@ async def test_what_others_spend_while_one_waits_for_a_slot_is_spent(two):
         ("429 Full", ("retry-after: 7",), []),
     ],
 )
-async def test_who_has_been_tried_for_is_told_not_to_repeat(two, status, lines, told):
+async def test_who_has_been_tried_for_is_told_not_to_repeat(impatient, status, lines, told):
     """A full backend says itself when to come back."""
-    gateway, primary, backup = two
+    gateway, primary, backup = impatient
     for backend in (primary, backup):
         backend.will(reply(THEIRS, *lines, status=status))
     answer = await gateway.ask(post())
@@ -248,8 +237,8 @@ async def test_who_fails_fast_beside_who_answers_slowly_gets_only_probes(start_b
 
 
 @pytest.mark.parametrize("status", ["400 Bad", "404 None", "422 Odd"])
-async def test_a_storm_of_callers_errors_opens_nothing_and_goes_nowhere_else(two, status):
-    gateway, primary, backup = two
+async def test_a_storm_of_callers_errors_opens_nothing_and_goes_nowhere_else(impatient, status):
+    gateway, primary, backup = impatient
     primary.default = [reply(THEIRS, status=status)]
     for _ in range(3):
         answers = await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
@@ -258,8 +247,8 @@ async def test_a_storm_of_callers_errors_opens_nothing_and_goes_nowhere_else(two
     assert circuit_of(gateway, primary) is Circuit.CLOSED
 
 
-async def test_an_opening_is_counted_and_logged_once(two, caplog):
-    gateway, primary, _ = two
+async def test_an_opening_is_counted_and_logged_once(impatient, caplog):
+    gateway, primary, _ = impatient
     primary.default = [Ending.RST]
     with caplog.at_level("INFO", "gateway.app"):
         for _ in range(7):

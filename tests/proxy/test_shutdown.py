@@ -9,6 +9,7 @@ import pytest
 
 from tests.proxy.dialogue import (
     BODY,
+    EVENT,
     HANG,
     LAST_CHUNK,
     Client,
@@ -18,8 +19,6 @@ from tests.proxy.dialogue import (
     post,
     settled,
 )
-
-EVENT = b"data: 1\n\n"
 
 
 @pytest.fixture

@@ -7,9 +7,19 @@ import time
 
 import pytest
 
-from tests.proxy.dialogue import BODY, HANG, WaitingStore, chunk, event_stream, get, post, reply, settled
+from tests.proxy.dialogue import (
+    BODY,
+    EVENT,
+    HANG,
+    WaitingStore,
+    chunk,
+    event_stream,
+    get,
+    post,
+    reply,
+    settled,
+)
 
-EVENT = b"data: 1\n\n"
 SOON_S = 1.0
 
 

@@ -12,8 +12,10 @@ from gateway.core.fleet import AttemptStarted, BytesSeen
 from gateway.core.model import Reason
 from tests.proxy.dialogue import (
     BODY,
+    EVENT,
     HANG,
     LAST_CHUNK,
+    THEIRS,
     Ending,
     chunk,
     event_stream,
@@ -23,20 +25,9 @@ from tests.proxy.dialogue import (
 )
 from tests.proxy.telling import ends, listen
 
-EVENT = b"data: 1\n\n"
-THEIRS = b'{"error":{"message":"theirs"}}'
-DEADLINE = "x-spillway-deadline"
 
-
-@pytest.fixture
-async def two(start_backend, start_gateway):
-    primary, backup = await start_backend(), await start_backend()
-    gateway = await start_gateway("timeouts: {first_byte: 300ms, connect: 300ms}", primary, backup)
-    return gateway, primary, backup
-
-
-async def test_an_attempt_tells_its_generation_and_the_size_of_the_request(two):
-    gateway, primary, _ = two
+async def test_an_attempt_tells_its_generation_and_the_size_of_the_request(impatient):
+    gateway, primary, _ = impatient
     told = listen(gateway)
     await gateway.ask(post())
     began, ended = told
@@ -63,8 +54,8 @@ ASKS = {
 
 @pytest.mark.parametrize("status", ["429 Full", "503 Full"])
 @pytest.mark.parametrize(("lines", "asked_s"), ASKS.values(), ids=ASKS)
-async def test_a_full_backend_tells_when_to_come_back(two, lines, asked_s, status):
-    gateway, primary, _ = two
+async def test_a_full_backend_tells_when_to_come_back(impatient, lines, asked_s, status):
+    gateway, primary, _ = impatient
     told = listen(gateway)
     primary.will(reply(THEIRS, *lines, status=status))
     await gateway.ask(post())
@@ -72,16 +63,16 @@ async def test_a_full_backend_tells_when_to_come_back(two, lines, asked_s, statu
     assert ends(told)[0].retry_after_s == asked_s
 
 
-async def test_a_broken_one_that_asks_is_not_full(two):
-    gateway, primary, _ = two
+async def test_a_broken_one_that_asks_is_not_full(impatient):
+    gateway, primary, _ = impatient
     told = listen(gateway)
     primary.will(reply(THEIRS, "retry-after: 7", status="500 Broken"))
     await gateway.ask(post())
     assert ends(told)[0].retry_after_s is None
 
 
-async def test_429_with_retry_after_cuts_the_limit_and_moves_on(two):
-    gateway, primary, _ = two
+async def test_429_with_retry_after_cuts_the_limit_and_moves_on(impatient):
+    gateway, primary, _ = impatient
     (state, _) = gateway.plane.view.backends.values()
     hold = asyncio.Event()
     primary.will(hold, reply())

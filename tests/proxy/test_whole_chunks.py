@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from gateway.core.model import Reason
 from gateway.proxy.chunks import MAX_WHOLE_CHUNK_BYTES, WHOLE_CHUNK_STARTS, plain_chunks
 from gateway.proxy.upstream import UpstreamConnection
-from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post
-
-EVENT = b"data: 1\n\n"
+from tests.proxy.dialogue import EVENT, HANG, LAST_CHUNK, Ending, chunk, event_stream, post
 
 
 def is_one_chunk(segment: bytes) -> bool:

@@ -23,6 +23,7 @@ async def test_byte_by_byte(name: str, fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # thousands of exchanges, one after the other
 @pytest.mark.parametrize("name", FAMILIES)
 async def test_in_two_at_every_place(name: str, fleet: Fleet) -> None:
     await judge_all([case for case in FAMILIES[name] if len(case.sent) < _SHORT_BYTES], fleet, "halves")

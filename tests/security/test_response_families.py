@@ -84,6 +84,7 @@ async def test_in_pieces(name, fleet):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # thousands of exchanges, one after the other
 @pytest.mark.parametrize("name", ANSWER_FAMILIES)
 async def test_in_two_at_every_place(name, fleet):
     await judge_all(

@@ -41,6 +41,22 @@ def test_the_page_stands_alone_and_its_pictures_are_well_formed(given, tmp_path)
         assert word in page
 
 
+def test_the_page_shows_how_gateways_shared_the_limits(given, tmp_path):
+    (tmp_path / "s.yaml").write_text("gateways: 3\nstore: {outages: [{at: 5s, for: 5s}]}")
+    page = page_of(given, tmp_path, "--scenario", str(tmp_path / "s.yaml"))
+    for word in ("<h2>Gateways</h2><p>3 share", "most in flight", "gateways without the store"):
+        assert word in page
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert ElementTree.fromstring(picture).tag == "svg"
+    (study,) = json.loads((tmp_path / "r.json").read_bytes())["configs"]
+    course = study["course"]["degraded_gateways"]
+    assert sum(course) * study["course"]["bucket_s"] == pytest.approx(
+        study["spillway"]["fleet"]["degraded_s"], abs=0.1
+    )
+    alone = page_of(given, tmp_path)
+    assert "<h2>Gateways</h2>" not in alone
+
+
 def test_compared_configurations_get_the_same_trace(given, tmp_path):
     page_of(given, tmp_path, "--compare", str(tmp_path / "wide <b>.yaml"))
     narrow, wide = json.loads((tmp_path / "r.json").read_bytes())["configs"]

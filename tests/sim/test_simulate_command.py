@@ -38,7 +38,10 @@ def test_the_report_tells_of_tiers_baselines_and_bound(given, capsys):
         assert word in report
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_process(given, tmp_path):
+@pytest.mark.parametrize("gateways", ["1", "3"])
+def test_the_same_seed_gives_the_same_bytes_whatever_the_process(given, tmp_path, gateways):
+    (tmp_path / "s.yaml").write_text("store: {outages: [{at: 10s, for: 5s}]}")
+    given += ["--gateways", gateways, "--scenario", str(tmp_path / "s.yaml")]
     reports = []
     for hash_seed in ("1", "2"):
         path = tmp_path / f"{hash_seed}.json"
@@ -80,6 +83,12 @@ def test_another_seed_draws_otherwise(given, tmp_path):
             "s.yaml:2: clusters[0].name: is no cluster of the config",
         ),
         ("s.yaml", "engine: h200", "s.yaml:1: engine: must be one of a100-80, h100-80"),
+        (
+            "s.yaml",
+            "gateways: 2\nstore: {outages: [{at: 1s, for: 1s, gateways: [1, 3]}]}",
+            "s.yaml:2: store.outages[0].gateways: there are 2 of them; count from 1",
+        ),
+        ("s.yaml", "gateways: 0", "s.yaml:1: gateways: must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(given, tmp_path, capsys, name, text, said):
@@ -89,6 +98,36 @@ def test_a_mistake_is_one_line_and_exit_2(given, tmp_path, capsys, name, text, s
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_gateways_are_counted_on_the_command_line_before_the_scenario(given, tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("gateways: 2\nstore: {outages: [{at: 10s, for: 5s, gateways: [4]}]}")
+    given += ["--scenario", str(tmp_path / "s.yaml"), "--json", str(tmp_path / "r.json")]
+    assert main([*given, "--gateways", "4"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "", "the store's own warnings are for live gateways"
+    assert "gateways 4, false spills" in told.out
+    fleet = json.loads((tmp_path / "r.json").read_bytes())["configs"][0]["spillway"]["fleet"]
+    assert (fleet["gateways"], fleet["is_shared"]) == (4, True)
+    assert 4 < fleet["degraded_s"] < 7
+    assert all(backend["peak"] <= backend["limit"] + 1 for backend in fleet["backends"].values())
+
+
+def test_a_number_of_gateways_that_cannot_be_is_exit_2(given, capsys):
+    for number in ("0", "101", "many"):
+        with pytest.raises(SystemExit) as ended:
+            main([*given, "--gateways", number])
+        assert ended.value.code == 2
+        assert f"must be a number from 1 to 100, not '{number}'" in capsys.readouterr().err
+
+
+def test_several_gateways_without_the_embedded_lua_are_exit_2_and_one_needs_none(given, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lupa", None)
+    assert main([*given, "--gateways", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("pip install 'spillway[sim]'\n")
+    assert error.count("\n") == 1
+    assert main(given) == 0
 
 
 def test_a_report_that_cannot_be_written_is_exit_1(given, tmp_path, capsys):

@@ -204,6 +204,19 @@ async def test_a_drain_told_at_the_start_is_taken_over_by_a_fleet_without_a_memo
         await gateway.store.stop()
 
 
+async def test_who_is_idle_is_called_when_the_memory_is_lost(redis_server, monkeypatch):
+    monkeypatch.setattr("gateway.state.shared.IDLE_TICK_S", 60.0)  # so nobody comes by itself
+    async with gateways(redis_server, 3, a=9) as (asker, *idle):
+        with redis_server.client() as client:
+            channel, known = asker.store._keys.news, asker.store._keys.gateways
+            await until(lambda: dict(client.pubsub_numsub(channel))[channel.encode()] == 3, "all listen")
+            await until(lambda: not any(one.store._book.has_news() for one in idle), "they are idle")
+            client.delete(known, asker.store._keys.grants("a"))
+            await asker.take(3, "a")
+            for one in idle:
+                await until(lambda one=one: client.hexists(known, one.store.gateway_id), "it has come back")
+
+
 def old_enough(client, gateway: Gateway) -> bool:
     marks = client.hgetall(gateway.store._keys.gateways)
     return int(marks[b"!clock"]) > int(marks[b"!born"]) + TTL_S * 1000

@@ -42,6 +42,21 @@ class Gateway:
         return sum(candidate.backend.id == backend_id for candidate in self.running)
 
 
+def taken(fleet: VirtualFleet, gateway: Gateway, requests: int, backend_id: str = "a") -> int:
+    """How many of so many requests get a slot of the backend, what is idle elsewhere being called back."""
+    plan = fleet.plan(backend_id)
+
+    def serve() -> bool:
+        if fleet.request(gateway, plan) is not None:
+            return True
+        for other in fleet.gateways:
+            if other is not gateway and other.book.recall([backend_id], fleet.now_s):
+                fleet.exchange(other)
+        return fleet.request(gateway, plan) is not None
+
+    return sum(serve() for _ in range(requests))
+
+
 class VirtualFleet:
     """Drives gateways as SharedStore does, one step at a time."""
 
@@ -107,6 +122,10 @@ class VirtualFleet:
         ):
             self.client.delete(key)
 
+    def has_memory(self) -> bool:
+        """Whether anybody has told what it holds since the memory was lost."""
+        return bool(self.client.hexists(self.keys.gateways, "!born"))
+
     def late_arrival(self) -> None:
         """A message that its gateway gave up is executed after all; after a newer one it changes nothing."""
         gateway_id, seq, names, payload = self.limbo.pop()
@@ -163,14 +182,19 @@ class VirtualFleet:
             return []
         return self._hear(gateway, message, reply)
 
-    def begin_exchange(self, gateway: Gateway) -> Callable[[], None]:
-        """The fleet acts on it at once; the gateway hears of it when it calls what this returns."""
-        message = gateway.book.compose((), self.now_s)
+    def begin_exchange(
+        self, gateway: Gateway, asks: tuple[Ask, ...] = (), wants: tuple[Wanting, ...] = ()
+    ) -> Callable[[], list[Served]]:
+        """The fleet acts on it at once; the gateway hears of it when it calls what this returns.
+
+        Whom the fleet does not know begins another one later: nothing follows at once.
+        """
+        message = gateway.book.compose(asks, self.now_s, wants)
         reply = wire.decode(self.execute(*wire.encode(self.keys, gateway.id, message, wire.Extras())))
         self.executed[gateway.id] = message.seq
 
-        def hear() -> None:
-            self._hear(gateway, message, reply)
+        def hear() -> list[Served]:
+            return gateway.book.absorb(message, reply.answer, self.now_s)
 
         return hear
 

@@ -140,19 +140,28 @@ def test_a_killed_worker_is_replaced_while_the_others_serve(engine: Engine, serv
         ask_until_all_have_served(fleet, 2)
 
 
+def whole_scrape(fleet: Fleet) -> tuple[float, float]:
+    """Requests and missed scrapes, when every worker told its own: on a busy machine one may be late."""
+    while True:
+        missed = total(fleet.metrics(), "worker_scrapes_missed_total")
+        metrics = fleet.metrics()
+        if total(metrics, "worker_scrapes_missed_total") == missed:
+            return total(metrics, "requests_total"), missed
+
+
 def test_a_worker_that_hangs_is_left_out_and_said_and_does_not_stop_the_others(
     engine: Engine, server_program: str
 ) -> None:
     with started("workers: 2\n" + clusters(engine.url)) as fleet:
         fleet.wait_ready()
         ask_until_all_have_served(fleet, 2)
-        before = total(fleet.metrics(), "requests_total")
+        before, missed = whole_scrape(fleet)
         victim = fleet.pid_of(2)
         os.kill(victim, signal.SIGSTOP)
         try:
             metrics = fleet.metrics()
             assert total(metrics, "requests_total") == before
-            assert total(metrics, "worker_scrapes_missed_total") == 1
+            assert total(metrics, "worker_scrapes_missed_total") > missed
             page = fleet.page("/readyz")
             assert [one["status"] for one in page["workers"]] == ["ready", "unresponsive"]
             status, body = fleet.admin("POST", "/api/v1/clusters/primary/drain")

@@ -8,9 +8,10 @@
 --   is_full            this names all that it holds: needed when the fleet does not know it (any more)
 --   is_leaving         it ends: all that it holds is free
 --   known_gateways     how many it knew of before
---   born_ms            the birth of the fleet's memory as it first heard of it, or 0
---   reports            [[limit, keep, in_use, reserve, cap], ...]: slots that all may use, that it keeps, uses,
---                      wants idle, and may hold at most
+--   born_ms            the birth of the fleet's memory as it last heard of it, or 0
+--   reports            [[limit, keep, in_use, reserve, cap, held], ...]: slots that all may use, that it keeps,
+--                      uses, wants idle, and may hold at most; and, if it is full, that it held before, of a
+--                      memory that was lost
 --   asks               [[report index, ...], ...]: a request each, wanting ONE slot at the first with room; a
 --                      pair of indexes in place of one wants a slot of both: a backend's, and its probe permit
 --   wants              [[count, age_ms, [report index, ...]], ...]: so many requests that wait there for ONE slot
@@ -26,8 +27,9 @@
 --                  [[gateway, backend, reason, ms left, streak], ...] for a full report]
 --   status "ok"; "stale": a newer message came before; "unknown": not known, so only a full report counts.
 --
--- Invariant: the grants of live gateways add up to at most the limit. Exceptions, each until streams have ended:
--- a lowered limit, and work that already ran when the fleet's memory was lost (it is counted, never refused).
+-- Invariant: the grants of live gateways, and what those held that are missing since the fleet's memory was lost,
+-- add up to at most the limit. Exceptions, each until streams have ended: a lowered limit, and what gateways that
+-- were cut off have begun (it is counted, never refused).
 
 local request = cmsgpack.unpack(ARGV[1])
 local me = request.id
@@ -80,13 +82,23 @@ if request.is_leaving then
   return cmsgpack.pack({ 'ok', gateways - 1, 0, {}, {}, {} })
 end
 
--- After the fleet's memory was lost, those who have not told yet what they hold are not known: until everybody
--- had a heartbeat's time to do so, nobody who knew of others before gets more than an equal part.
+-- After the fleet's memory was lost, those who have not told yet what they hold go on with it: they are missing.
+-- Until all that were known of are back, or a heartbeat's time has passed, no more slots are given than those held
+-- who are back.
 local born_ms = tonumber(marks['!born'] or now_ms)
-if born_ms == now_ms then redis.call('HSET', KEYS[1], '!born', born_ms) end
+if not marks['!born'] then
+  redis.call('HSET', KEYS[1], '!born', born_ms)
+  redis.call('PUBLISH', KEYS[4], cmsgpack.pack({ 'forgotten', me }))
+end
 local is_young = now_ms < born_ms + request.ttl_ms
-local is_learning = is_young and request.born_ms ~= 0 and request.born_ms ~= born_ms
-local divisor = is_learning and math.max(gateways, request.known_gateways) or gateways
+local comes_back = is_young and not my_seq and request.born_ms ~= 0 and request.born_ms ~= born_ms
+local back, known = tonumber(marks['!back'] or 0), tonumber(marks['!known'] or 0)
+if comes_back then
+  back, known = back + 1, math.max(known, request.known_gateways)
+  redis.call('HSET', KEYS[1], '!back', back, '!known', known)
+end
+local missing = is_young and math.max(known - back, 0) or 0
+local divisor = gateways + missing
 
 -- Since when this gateway's own wait, by report.
 local wants, my_since_ms = request.wants or {}, {}
@@ -101,12 +113,15 @@ for i, report in ipairs(request.reports) do
   local key = KEYS[FIRST_GRANTS_KEY + i - 1]
   backend.part = math.floor(backend.limit / divisor)
   backend.excess, backend.over = 0, 0
+  backend.ceiling = backend.limit
   backend.wanted, backend.wanted_before, backend.wanters = 0, 0, {}
   local grants = redis.call('HGETALL', key)
   for j = 1, #grants, 2 do
     local name = grants[j]
     if name == '!recalled' then
       backend.recalled_ms = tonumber(grants[j + 1])
+    elseif name == '!back' then
+      backend.back = tonumber(grants[j + 1])
     elseif string.sub(name, 1, 1) == '?' then
       local gateway = string.sub(name, 2)
       local count, since_ms, until_ms = string.match(grants[j + 1], '^(%d+):(%d+):(%d+)$')
@@ -134,16 +149,25 @@ for i, report in ipairs(request.reports) do
       end
     end
   end
+  -- The slots that are back; of who is new and came before anybody was back, its grant.
+  if comes_back then
+    backend.back = (backend.back or backend.others) + report[6]
+    redis.call('HSET', key, '!back', backend.back)
+    redis.call('PEXPIRE', key, request.key_ttl_ms)
+  end
+  if missing > 0 then
+    backend.ceiling = math.min(backend.limit, backend.back or backend.others)
+  elseif backend.back and not is_young then
+    redis.call('HDEL', key, '!back')
+  end
   -- What runs is a fact; what is kept idle must fit.
-  backend.mine = math.max(backend.in_use, math.min(report[2], backend.limit - backend.others))
+  backend.mine = math.max(backend.in_use, math.min(report[2], backend.ceiling - backend.others))
   backend.used = backend.in_use
   backends[i] = backend
 end
 
 local function free(backend)
-  local left = math.min(backend.limit - backend.others, backend.cap) - backend.mine
-  if is_learning then left = math.min(left, math.max(backend.part, 1) - backend.mine) end
-  return math.max(left, 0)
+  return math.max(math.min(backend.ceiling - backend.others, backend.cap) - backend.mine, 0)
 end
 
 -- Others have one to spare for sure, or may have by what they have not told yet.
@@ -225,9 +249,11 @@ for i, backend in ipairs(backends) do
   elseif backend.had then
     redis.call('HDEL', key, me)
   end
-  -- The part that a gateway may use when it is cut off: an equal one, less what others hold above theirs.
+  -- The part that a gateway may use when it is cut off: an equal one, less what others hold above theirs. While
+  -- some are missing nobody knows what that is: then what it holds.
   local under = divisor - backend.over - (backend.mine > backend.part and 1 or 0)
   local share = math.max(1, backend.part - math.ceil(backend.excess / math.max(under, 1)))
+  if missing > 0 then share = math.max(1, math.min(share, backend.mine)) end
   local left = backend.limit - backend.others - backend.mine
   results[i] = { backend.mine, left < 0 and left or free(backend), backend.idle_elsewhere, share }
 end

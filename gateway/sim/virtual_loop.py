@@ -1,0 +1,93 @@
+"""An asyncio loop on a Timeline: what the live gateway awaits takes virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import Any, TypeVarTuple
+
+from gateway.sim.timeline import Timeline
+
+Args = TypeVarTuple("Args")
+
+
+class _Call(asyncio.TimerHandle):
+    """A callback on the Timeline. A cancelled one stays there, and is passed over."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when_s: float,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: VirtualLoop,
+        context: Context | None,
+    ) -> None:
+        # Not that of TimerHandle, which prepares for an order and a debug mode that are not here.
+        self._when, self._callback, self._args, self._loop = when_s, callback, args, loop
+        self._context = context if context is not None else copy_context()
+        self._cancelled = False
+        self._source_traceback = None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def _run(self) -> None:
+        if not self._cancelled:
+            self._context.run(self._callback, *self._args)
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Callbacks, timers, futures and tasks; no sockets, threads or signals.
+
+    What callbacks raise ends the run: a mistake in a simulation must not look like a result.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline = timeline
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, this is the loop that asyncio asks; then it is closed."""
+        outer = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            yield
+        finally:
+            events._set_running_loop(outer)
+            self.close()
+
+    # --- what asyncio asks of a loop -----------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._timeline.now_s
+
+    def call_soon(
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_at(self._timeline.now_s, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        call = _Call(when, callback, args, self, context)
+        self._timeline.at(when, call._run)
+        return call
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        raise context.get("exception") or RuntimeError(context["message"])
+
+
+def finish_now(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine that waits for nothing, without a loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError(f"{coroutine} waits for something")
