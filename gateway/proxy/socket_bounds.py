@@ -33,8 +33,8 @@ def bound_accepted(listener: socket.socket, write_s: float) -> None:
 
 def bound_made(transport: asyncio.BaseTransport) -> None:
     """For a connection that we have made."""
-    if (connected := transport.get_extra_info("socket")) is not None:
-        _bound(connected)
+    if not transport.is_closing():
+        _bound(transport.get_extra_info("socket"))
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -25,7 +25,6 @@ from gateway.proxy.headers import (
     without_secret,
 )
 from gateway.proxy.repeats import RepeatedHead
-from gateway.proxy.socket_bounds import bound_made
 
 if TYPE_CHECKING:
     from gateway.proxy.pool import UpstreamPool
@@ -191,7 +190,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        bound_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if (pass_on := self._pass_on) is not None:

@@ -35,9 +35,8 @@ clusters: [{name: here, limit: 64, backends: ['http://127.0.0.1:9']}]
 _TURNS = 400
 
 
-# Of TCP, for whoever sets what connections have. Who looks whether something waits in the kernel finds
-# nothing, for nobody connects to it: what waits is in `_pending`.
-_SILENT = socket.create_server(("127.0.0.1", 0))
+# Whoever looks whether something waits in the kernel finds nothing: what waits is in `_pending`.
+_SILENT = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 class FakeTransport(asyncio.Transport):

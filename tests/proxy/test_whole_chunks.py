@@ -83,9 +83,6 @@ class Hearing:
         self.connection.send(self, b"", b"")
         self.writes.flushes += 1
 
-    def get_extra_info(self, name: str) -> None:
-        """There is no socket."""
-
     def feed(self, segments: list[bytes]) -> None:
         for segment in segments:
             if self.aborted or self.returned:
