@@ -35,7 +35,7 @@ from report import machine, table  # noqa: E402
 
 from gateway.app import Gateway  # noqa: E402
 from gateway.config.loading import parse  # noqa: E402
-from gateway.proxy import exchange  # noqa: E402
+from gateway.proxy import bodies, exchange  # noqa: E402
 from gateway.proxy.bodies import facts_of  # noqa: E402
 
 MIB = 2**20
@@ -58,6 +58,13 @@ def shapes(size: int) -> Iterator[tuple[str, bytes]]:
         b'{"messages":[' + b'{"role":"user","content":"hi"},' * (size // 31) + b'{}],"model":"m"}',
     )
     yield "nested", b'{"model":"m","x":[' + b"[[[[[]]]]]," * (size // 11) + b"1]}"
+    # Where a field may stand twice in disguise, or a number be too large, all of it is read.
+    yield "escaped keys", b'{"model":"m"' + b',"\\u0061":1' * ((size - 13) // 11) + b"}"
+    yield "deep, disguised", b'{"\\u0061":1,"model":"m","x":[' + _DEEP * ((size - 31) // len(_DEEP)) + b"1]}"
+    yield "deep, 1e000", b'{"model":"m","y":1e000,"x":[' + _DEEP * ((size - 30) // len(_DEEP)) + b"1]}"
+
+
+_DEEP = b"[" * 900 + b"]" * 900 + b","
 
 
 class LagWatch:
@@ -149,7 +156,7 @@ async def measure(sizes: list[int], rounds: int) -> dict[str, Any]:
     backend_port = await asyncio.get_running_loop().run_in_executor(None, ports.recv)
     gateway = Gateway(parse(CONFIG.format(port=backend_port), "loop_lag.yaml", Path()))
     await gateway.start()
-    watch, threshold = LagWatch(), exchange.LARGE_BODY_BYTES
+    watch, threshold, hard = LagWatch(), exchange.LARGE_BODY_BYTES, bodies.HARD_BODY_BYTES
     await sent(ports, gateway.port, next(shapes(threshold))[1] + b" " * threshold)  # starts the reader
     quiet = await watch.over(asyncio.sleep(1.0))
     large = gateway._plane.large_bodies
@@ -169,6 +176,7 @@ async def measure(sizes: list[int], rounds: int) -> dict[str, Any]:
                     (HEADS[2], 2**40, body), (HEADS[3], threshold, body), (HEADS[4], threshold, other)
                 ):  # fmt: skip
                     exchange.LARGE_BODY_BYTES = limit
+                    bodies.HARD_BODY_BYTES = limit if head == HEADS[2] else hard
                     await note(head, sent(ports, gateway.port, asked))
             runs[f"{size / MIB:g} MiB, {name}"] = figures
             print(f"{size / MIB:g} MiB, {name}: {shown(figures)}", file=sys.stderr, flush=True)

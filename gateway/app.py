@@ -320,6 +320,7 @@ class Gateway:
                     render_metrics=exposition.render,
                     clock=self._clock,
                     reload=self._live_config.reload,
+                    key_rules=self._plane.key_rules,
                 )
             ),
         )

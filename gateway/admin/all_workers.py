@@ -116,6 +116,8 @@ class AllWorkers:
             else:
                 groups.append({**page, "workers": [worker.number]})
         if not groups:
+            if any(isinstance(answer, WorkerAnswer) and answer.status == 404 for answer in answers.values()):
+                raise AdminError(404, "key_not_found", f"no client key is named {asked.key!r}", "key")
             raise _no_worker()
         return {**groups[0], "differing": groups[1:]}
 

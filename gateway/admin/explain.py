@@ -14,7 +14,7 @@ from gateway.admin.pages import Pages
 
 T = TypeVar("T")
 
-_KNOWN = ("model", "header", "draw")
+_KNOWN = ("model", "header", "draw", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class ExplainRoutes:
                 raise _bad(name, f"unknown parameter {name!r}; known: {', '.join(_KNOWN)}")
         headers = tuple(_parsed(parse_header, "header", text) for text in query.getall("header", ()))
         draw = _parsed(parse_draw, "draw", query["draw"]) if "draw" in query else None
-        return json_answer(await self.pages.explain(ExplainQuery(query.get("model"), headers, draw)))
+        return json_answer(
+            await self.pages.explain(ExplainQuery(query.get("model"), headers, draw, query.get("key")))
+        )
 
 
 def _parsed(parse: Callable[[str], T], param: str, text: str) -> T:

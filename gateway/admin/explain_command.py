@@ -20,7 +20,7 @@ from gateway.admin.explain_query import ExplainQuery, parse_draw, parse_header
 from gateway.admin.explain_text import explain_text
 from gateway.admin.given_state import BadState, GivenState, read_state
 from gateway.config.check import with_files
-from gateway.config.fleet import fleet_of
+from gateway.config.fleet import fleet_of, key_rules_of
 from gateway.config.loading import load
 from gateway.config.problems import ConfigError
 from gateway.core.model import Backend, Cluster
@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_argument(parse_header),
         default=[],
         help="a header of the request; may be given several times",
+    )
+    parser.add_argument(
+        "--key", metavar="NAME", help="whose key the request shows: the name in `keys`, never the key itself"
     )
     parser.add_argument(
         "-c", "--config", type=Path, metavar="FILE", help="ask a configuration, in place of a running gateway"
@@ -96,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
 def _page_of_file(args: argparse.Namespace) -> dict[str, Any]:
     if args.admin is not None:
         raise _Misused("-c asks a file and --admin a running gateway: give one of them")
-    configured = fleet_of(with_files(load(args.config)))
+    config = with_files(load(args.config))
+    configured = fleet_of(config)
     given = GivenState({}, {})
     if args.state is not None:
         given = read_state(args.state, configured.clusters)
@@ -104,7 +108,10 @@ def _page_of_file(args: argparse.Namespace) -> dict[str, Any]:
             clusters=tuple(_with_found(cluster, given) for cluster in configured.clusters)
         )
     fleet = restored(configured, *given, now_s=0.0)
-    return explain_page(fleet.view, _query(args), 0.0)
+    known = {rules.name: rules for rules in key_rules_of(config)}
+    if args.key is not None and args.key not in known:
+        raise _Misused(f"no client key is named {args.key!r}")
+    return explain_page(fleet.view, _query(args), 0.0, known.get(args.key))
 
 
 def _with_found(cluster: Cluster, given: GivenState) -> Cluster:
@@ -126,7 +133,7 @@ def _page_of_gateway(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _query(args: argparse.Namespace) -> ExplainQuery:
-    return ExplainQuery(args.model, tuple(args.header), args.draw)
+    return ExplainQuery(args.model, tuple(args.header), args.draw, args.key)
 
 
 def _tell_lines(args: argparse.Namespace) -> None:

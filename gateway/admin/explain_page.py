@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.admin.explain_query import ExplainQuery
-from gateway.core.constraints import Residency, residency_in
+from gateway.core.admission import KeyRules
+from gateway.core.constraints import Residency, narrowed, residency_in
 from gateway.core.explaining import (
     PLAN_WORDS,
     SHED_WORDS,
@@ -17,7 +18,7 @@ from gateway.core.explaining import (
     explain_by_chance,
 )
 from gateway.core.fleet import FleetView
-from gateway.core.model import Plan, RequestFacts
+from gateway.core.model import Plan, RequestFacts, ShedReason
 
 Json = dict[str, Any]
 
@@ -28,20 +29,36 @@ _EFFECTS = {
     RESIDENCY_HEADER: "keeps it to clusters of these residencies; its key may keep it closer",
     "x-spillway-deadline": "changes no first plan; after a failure leaves out who typically takes longer",
 }
+# As the data plane has it: for this key nobody serves the model.
+_NOT_ITS_MODEL: Json = {
+    "verdict": ShedReason.MODEL_NOT_FOUND,
+    "words": f"is refused ({ShedReason.MODEL_NOT_FOUND}): its key may not ask for this model",
+    "preferred_tier": None,
+    "taken": None,
+    "spill_reason": None,
+    "passed_over": None,
+    "after_failure": [],
+    "plan": [],
+    "left_out": [],
+}
 _NO_EFFECT = "changes nothing in the plan"
 
 
-def explain_page(view: FleetView, asked: ExplainQuery, now_s: float) -> Json:
-    """What would happen to such a request now. Without a draw: the likeliest of many, with chances."""
+def explain_page(view: FleetView, asked: ExplainQuery, now_s: float, rules: KeyRules | None = None) -> Json:
+    """What would happen to such a request now. Without a draw: the likeliest of many, with chances.
+
+    `rules` are those of its key. How much of its limits is used is not looked at.
+    """
     model, draw = asked.model, asked.draw
     if model is None:
         model = next((value for name, value in asked.headers if name.lower() == MODEL_HEADER), None)
-    facts = RequestFacts(model, draw or 0, residency=_residency(asked))
+    facts = RequestFacts(model, draw or 0, residency=_residency(asked, rules))
     found = explain_by_chance(facts, view, now_s) if draw is None else explain(facts, view, now_s)
     taken = found.taken
     plan = found.decision if isinstance(found.decision, Plan) else None
-    return {
+    page = {
         "model": model,
+        "key": _key(rules) if rules is not None else None,
         "route_model": plan.route_model if plan is not None else None,
         "headers": [
             {"name": name, "effect": _EFFECTS.get(name.lower(), _NO_EFFECT)} for name, _ in asked.headers
@@ -57,11 +74,24 @@ def explain_page(view: FleetView, asked: ExplainQuery, now_s: float) -> Json:
         "plan": [_standing(standing, draw is None) for standing in found.standings],
         "left_out": [_absent(absent) for absent in found.absents],
     }
+    return page if rules is None or rules.allows(model) else page | _NOT_ITS_MODEL
 
 
-def _residency(asked: ExplainQuery) -> Residency:
+def _residency(asked: ExplainQuery, rules: KeyRules | None) -> Residency:
+    """Of the key, narrowed by the header."""
     values = [value for name, value in asked.headers if name.lower() == RESIDENCY_HEADER]
-    return residency_in(values[-1]) if values else None
+    own = rules.residency if rules is not None else None
+    return narrowed(own, residency_in(values[-1])) if values else own
+
+
+def _key(rules: KeyRules) -> Json:
+    return {
+        "name": rules.name,
+        "models": list(rules.models) or None,
+        "residency": sorted(rules.residency) if rules.residency is not None else None,
+        "rate": f"{rules.rate.requests} in {rules.rate.period_s:g} s" if rules.rate is not None else None,
+        "max_in_flight": rules.max_in_flight,
+    }
 
 
 def is_like(one: Json, other: Json) -> bool:

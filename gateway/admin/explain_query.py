@@ -10,11 +10,15 @@ Header = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ExplainQuery:
-    """`model` None: the request names none. `draw` None: the likeliest of many."""
+    """`model` None: the request names none. `draw` None: the likeliest of many.
+
+    `key`: the name of the client key's owner, never the key. None: whoever is kept to nothing.
+    """
 
     model: str | None
     headers: tuple[Header, ...] = ()
     draw: int | None = None
+    key: str | None = None
 
     @property
     def path(self) -> str:
@@ -22,6 +26,7 @@ class ExplainQuery:
         query = [("model", self.model)] if self.model is not None else []
         query += [("header", f"{name}:{value}") for name, value in self.headers]
         query += [("draw", str(self.draw))] if self.draw is not None else []
+        query += [("key", self.key)] if self.key is not None else []
         return "/api/v1/explain" + ("?" + urlencode(query) if query else "")
 
 

@@ -24,12 +24,25 @@ def _lines(page: Page) -> Iterator[str]:
         yield f"Tiers that do not serve: {page['passed_over']}."
     if page["taken"] is not None:
         yield f"Should it fail there before its first byte: {_then(page)}."
+    if page["key"] is not None:
+        yield f"Key {page['key']['name']}: {_rules(page['key'])}."
     for header in page["headers"]:
         yield f"Header {header['name']}: {header['effect']}."
     if page["plan"]:
         yield from ("", "In the plan, in this order:", *_table([_in_row(row) for row in page["plan"]]))
     if page["left_out"]:
         yield from ("", "Not in the plan:", *_table([_out_row(row) for row in page["left_out"]]))
+
+
+def _rules(key: Page) -> str:
+    """How much of the limits is in use is not told: each gateway counts its own part."""
+    rules = [
+        f"models {', '.join(key['models'])}" if key["models"] else "any model",
+        f"residency {', '.join(key['residency'])}" if key["residency"] else "any residency",
+        f"at most {key['rate']}" if key["rate"] else "",
+        f"at most {key['max_in_flight']} in flight" if key["max_in_flight"] else "",
+    ]
+    return "; ".join(filter(None, rules))
 
 
 def _asked(page: Page) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
+from gateway.admin.answers import AdminError
 from gateway.admin.explain_page import explain_page
 from gateway.admin.explain_query import ExplainQuery
 from gateway.admin.fleet_page import Json, drain_mark, fleet_page
 from gateway.admin.pages import DrainOrder, find_state, not_found
 from gateway.admin.ports import AdminPorts, GatewayStatus
 from gateway.admin.reload import reload_page
+from gateway.core.admission import KeyRules
 from gateway.core.fleet import FOREVER_S, Drained, Undrained, UnknownName
 
 
@@ -37,7 +40,8 @@ class OneGateway:
         return fleet_page(self._ports.view, self._ports.clock())
 
     async def explain(self, asked: ExplainQuery) -> Json:
-        return explain_page(self._ports.view, asked, self._ports.clock())
+        rules = key_rules_for(asked.key, self._ports.key_rules())
+        return explain_page(self._ports.view, asked, self._ports.clock(), rules)
 
     async def reload(self) -> Json:
         return await reload_page(self._ports.reload)
@@ -49,6 +53,13 @@ class OneGateway:
         except UnknownName as exc:  # a reload took it away in this moment
             raise not_found(order, {}) from exc
         return {"name": order.name, "in_flight": state.in_flight, **drain_mark(state, self._ports.clock())}
+
+
+def key_rules_for(name: str | None, known: Mapping[str, KeyRules]) -> KeyRules | None:
+    """Raises AdminError 404 for a name that nobody bears."""
+    if name is None or name in known:
+        return known[name] if name is not None else None
+    raise AdminError(404, "key_not_found", f"no client key is named {name!r}", "key")
 
 
 def drain_event(order: DrainOrder, now_s: float) -> Drained | Undrained:

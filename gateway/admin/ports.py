@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 
 from gateway.config.schema import AdminConfig
+from gateway.core.admission import KeyRules
 from gateway.core.fleet import Event, FleetView
 from gateway.ports import Clock, ConfigStatus, ReloadOutcome
 
@@ -65,7 +66,7 @@ class AdminPorts:
     `apply` raises UnknownName. `drain` begins the end of the whole gateway, or joins one that has begun;
     it is True when nothing is in flight any more, False when its own time limit came first.
     `render_metrics(as_openmetrics)` gives the body, in parts that are short to make, and its content type.
-    `reload` is None without a file.
+    `reload` is None without a file. `key_rules` are those in force, by the names of client keys.
     """
 
     view: FleetView
@@ -75,6 +76,7 @@ class AdminPorts:
     render_metrics: Callable[[bool], tuple[Iterable[bytes], str]]
     clock: Clock
     reload: Reload | None = None
+    key_rules: Callable[[], Mapping[str, KeyRules]] = dict
 
 
 def is_loopback(host: str) -> bool:

@@ -60,6 +60,14 @@ class BackendEndpoint:
         """Why this backend may not be spoken to at an address that its host has resolved to; None: it may."""
         return why_refused(address, self.allow_in)
 
+    def why_not_with(self, peer: tuple[object, ...] | None) -> str | None:
+        """The same of a connection to it, by its peer's name; with the address. None where it has no name."""
+        address = str((peer or ("",))[0])
+        if address == self.host:
+            return None  # looked at when the configuration was read, or when it was discovered
+        reason = self.why_not_at(address)
+        return f"{address}, {reason}" if reason is not None else None
+
 
 def clusters_of(config: Config) -> tuple[Cluster, ...]:
     """The clusters in the core's terms, in the file's order."""

@@ -2,7 +2,7 @@
 
 Each request has a connection of its own, as that of a client that comes for the first time, and is bounded in
 time (connecting, and the whole) and in size. Redirects are not followed, cookies not kept, proxies of the
-environment not used, and nothing is decompressed.
+environment not used, and nothing is decompressed. Nobody is asked at an address where no backend may be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gateway.config.files import FileContent
 from gateway.config.fleet import BackendEndpoint
 from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
+from gateway.health.resolving import BackendResolver, asked_endpoint
 
 _HEADERS = {"User-Agent": "spillway-health", "Accept-Encoding": "identity", "Accept": "*/*"}
 # The first that fits. Whatever else aiohttp finds wrong with an answer is a bad answer.
@@ -57,9 +58,12 @@ class HealthClient:
     """Use inside a running loop; `close` it in the end."""
 
     def __init__(self) -> None:
+        self._resolver = BackendResolver()
         self._session = aiohttp.ClientSession(
             # No limit here: who asks bounds how many ask at once.
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False),
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, use_dns_cache=False, resolver=self._resolver
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             auto_decompress=False,
@@ -71,6 +75,7 @@ class HealthClient:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     async def ask(self, endpoint: BackendEndpoint, ask: Ask, take: Callable[[bytes], bool]) -> int:
         """The status of the answer; `take` gets its body in parts and is False when it wants no more.
@@ -78,6 +83,7 @@ class HealthClient:
         Raises AskFailed.
         """
         has_body = False
+        asked_endpoint.set(endpoint)
         try:
             async with asyncio.timeout(ask.deadline_s), self._request(endpoint, ask) as answer:
                 async for part in answer.content.iter_any():

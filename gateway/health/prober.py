@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from gateway.config.schema_health import HealthConfig
 from gateway.core.health import NO_ADVICE, ProbeReported, read_agent_words
 from gateway.core.model import Reason
 from gateway.health.client import Ask, AskFailed, HealthClient
 from gateway.health.targets import Target
+
+log = logging.getLogger(__name__)
 
 # A health page that is longer still passes, but what it says is not looked at.
 MAX_BODY_BYTES = 64 * 1024
@@ -55,6 +58,9 @@ async def _connect(target: Target, health: HealthConfig) -> None:
     except OSError as exc:
         raise AskFailed(Reason.CONNECT_FAILED) from exc
     transport.close()
+    if (reason := endpoint.why_not_with(transport.get_extra_info("peername"))) is not None:
+        log.warning("%s: its name leads to %s", endpoint.backend_id, reason)
+        raise AskFailed(Reason.CONNECT_FAILED)
 
 
 def _passed(target: Target) -> ProbeReported:

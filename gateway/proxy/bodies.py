@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.proxy.errors import invalid
 from gateway.proxy.multipart import model_span
-from gateway.proxy.overflow import refuse_overflow
+from gateway.proxy.overflow import may_overflow, refuse_overflow
 from gateway.proxy.paths import ModelSource
 from gateway.proxy.queries import model_in_query, with_query_model
 
@@ -28,7 +28,9 @@ _SAFE_MODEL = re.compile(r"[A-Za-z0-9._:/@+=,~ -]{1,256}")
 _DISGUISE = re.compile(rb"\\u00[4-7]")
 _FORM = b"multipart/form-data"
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_STRING_OR_NULL = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|null')
+# Up to here any body is read within 5 ms; some larger ones need a microsecond for each byte.
+HARD_BODY_BYTES = 4 * 1024
 # Names that passed the check, up to this many: most requests name the same few models.
 _MAX_GOOD_NAMES = 1024
 _good_names: set[str] = set()
@@ -46,7 +48,16 @@ class _Read(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Named(msgspec.Struct):
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 _decoder = msgspec.json.Decoder(_Read)
+_named_decoder = msgspec.json.Decoder(_Named)
+
+
+class NeedsTime(Exception):
+    """A body that takes too long to read while others wait."""
 
 
 class BodyFacts(NamedTuple):
@@ -57,15 +68,16 @@ class BodyFacts(NamedTuple):
     model_span: tuple[int, int] | None = None
 
 
-def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes) -> BodyFacts:
-    """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415."""
+def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes, *, is_hurried: bool = False) -> BodyFacts:
+    """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415; in a hurry, NeedsTime."""
     if endpoint.model_source is _IN_PATH:
         return BodyFacts(endpoint.model, False)
     if endpoint.model_source is _IN_QUERY:
         return BodyFacts(_model_asked(head), False)
     if head.content_encoding not in (b"", b"identity"):
         raise invalid("A compressed request body is not read here.", status=415)
-    return with_header(head, endpoint, read_json(body) if head.is_json else _read_form(head, body))
+    facts = read_json(body, is_hurried=is_hurried) if head.is_json else _read_form(head, body)
+    return with_header(head, endpoint, facts)
 
 
 def is_read(head: RequestHead, endpoint: Endpoint) -> bool:
@@ -80,8 +92,8 @@ def facts_of(content_type: bytes, body: bytes, *, is_json: bool, finds_span: boo
     if not is_json:
         return _read_multipart(content_type, body)
     facts = read_json(body)
-    if finds_span and facts.model is not None:
-        facts = facts._replace(model_span=_json_model_span(body, is_there=True))
+    if finds_span:
+        facts = facts._replace(model_span=_json_model_span(body, is_there=facts.model is not None))
     return facts
 
 
@@ -90,7 +102,7 @@ def with_header(head: RequestHead, endpoint: Endpoint, facts: BodyFacts) -> Body
     if facts.model is None and head.model_header is not None:
         model = head.model_header.decode()
         check_model_name(model)
-        facts = BodyFacts(model, facts.stream)
+        facts = facts._replace(model=model)
     if facts.model is None and endpoint.model_source is _IN_BODY:
         raise invalid("'model' is missing.", param="model")
     return facts
@@ -126,8 +138,9 @@ def _read_multipart(content_type: bytes, body: bytes) -> BodyFacts:
     return BodyFacts(model, False, span)
 
 
-def read_json(body: bytes) -> BodyFacts:
-    """The routing fields of a JSON object. Raises Refusal 400 that names the field."""
+def read_json(body: bytes, *, is_hurried: bool = False) -> BodyFacts:
+    """The routing fields of a JSON object. Raises Refusal 400 that names the field; in a hurry, NeedsTime."""
+    has_time = not is_hurried or len(body) <= HARD_BODY_BYTES
     try:
         if not body.isascii():
             body.decode()
@@ -143,8 +156,13 @@ def read_json(body: bytes) -> BodyFacts:
         or body.count(b'"stream"') > 1
         or (b"\\" in body and b"\\u00" in body and _DISGUISE.search(body))
     ):
+        if not has_time:
+            raise NeedsTime
         _refuse_duplicates(body)
-    refuse_overflow(body)
+    if may_overflow(body):
+        if not has_time:
+            raise NeedsTime
+        refuse_overflow(body)
     model = read.model
     if model is not None and model not in _good_names:
         check_model_name(model)
@@ -236,13 +254,10 @@ def _json_model_span(body: bytes, *, is_there: bool) -> tuple[int, int] | None:
 
     `is_there`: that it has one is known.
     """
-    if (
-        is_there
-        and body.count(b'"model"') == 1
-        and not _DISGUISE.search(body)
-        and (span := _only_model_span(body))
-    ):
-        return span
+    count = body.count(b'"model"')
+    if count < 2 and not _DISGUISE.search(body):
+        is_there = count == 1 and (is_there or _named_decoder.decode(body).model is not msgspec.UNSET)
+        return _only_model_span(body) if is_there else None
     text = body.decode()
     for key, start, end in _top_level_values(text):
         if key == "model":
@@ -254,8 +269,9 @@ def _json_model_span(body: bytes, *, is_there: bool) -> tuple[int, int] | None:
 def _only_model_span(body: bytes) -> tuple[int, int] | None:
     """The same where these bytes stand once, which spares reading all that comes before.
 
-    They are the key then: a body that has a model has its key, and no other spelling of it is there.
+    They are the key then: a body that has a model has its key, and no other spelling of it. Its value
+    is a name; where the header has that, it may be null.
     """
     colon = _COLON.match(body, body.find(b'"model"') + len(b'"model"'))
-    value = _STRING.match(body, colon.end()) if colon is not None else None
+    value = _STRING_OR_NULL.match(body, colon.end()) if colon is not None else None
     return value.span() if value is not None else None

@@ -133,6 +133,9 @@ class Exchange:
                 else:
                     self._task = plane.loop.create_task(self._run(plan))
                 return
+        except bodies.NeedsTime:
+            self._looking = plane.loop.create_task(self._look())
+            return
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -151,7 +154,7 @@ class Exchange:
         )
 
     async def _look(self) -> None:
-        """A large body is read elsewhere; with what it says the exchange starts once more."""
+        """Its body is read elsewhere; with what that says the exchange starts once more."""
         head, endpoint = self._head, self._endpoint
         assert head is not None and endpoint is not None
         try:
@@ -178,9 +181,9 @@ class Exchange:
         self._key = key
 
     def _make_plan(self, now_s: float) -> Plan:
-        """Reads the body's facts and asks the core. Raises Refusal."""
+        """Reads the body's facts and asks the core. Raises Refusal, NeedsTime."""
         assert self._head is not None and self._endpoint is not None
-        facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body)
+        facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body, is_hurried=True)
         plane, record = self._plane, self.record
         record.model, record.stream = facts.model, facts.stream
         if self._key is not None and not self._key.rules.allows(facts.model):

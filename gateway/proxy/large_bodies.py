@@ -1,8 +1,9 @@
 """Large bodies are read in a process of their own, because who reads 32 MiB of JSON holds the interpreter.
 
 A thread would not help: the JSON reader, like every search in bytes, keeps the interpreter's lock from its
-start to its end, and all streams wait (ADR 0041). The process is started with the first large body, reads one
-after the other, and ends when its gateway does. A thread does the waiting; the lock is free meanwhile.
+start to its end, and all streams wait (ADR 0041). Smaller bodies that are hard to read come here too
+(bodies.NeedsTime). The process is started with the first of them, reads one after the other, and ends when
+its gateway does. A thread does the waiting; the lock is free meanwhile.
 
 On the wire: a line of JSON with the size of the body and how to read it, then the body; a line comes back.
 """
@@ -26,7 +27,7 @@ from gateway.proxy.errors import Refusal, invalid
 
 log = logging.getLogger(__name__)
 
-# Up to here a look takes 1 ms, replacing a model 5 ms (benchmarks/loop_lag.py).
+# Up to here a look takes 3 ms at most where it needs no more time (benchmarks/loop_lag.py).
 LARGE_BODY_BYTES = 256 * 1024
 # For one body: 32 MiB of the slowest JSON take about half a second.
 READ_S = 10.0

@@ -1,7 +1,7 @@
 """Numbers that no double holds: valid JSON, and read in as many ways as there are readers.
 
-To look for them costs a fraction of a microsecond; the whole body is read only where one may stand, for the
-text of a prompt may look so too. Of bodies above 256 KiB only long runs of digits are looked for.
+To look for them takes some tenths of a millisecond at most; the whole body is read only where one may stand,
+for the text of a prompt may look so too. Of bodies above 256 KiB only long runs of digits are looked for.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ _STRIDE_BYTES = 100
 _THREE_DIGITS = re.compile(rb"[0-9]{3}")
 
 
+def may_overflow(body: bytes) -> bool:
+    """Whether a number beyond 1.8e308 may stand in it."""
+    return _is_suspect(body) if len(body) <= _MAX_SHAPED_BYTES else _has_long_number(body)
+
+
 def refuse_overflow(body: bytes) -> None:
-    """Raises Refusal 400 for a body, in valid JSON, with a number beyond 1.8e308."""
-    if not (_is_suspect(body) if len(body) <= _MAX_SHAPED_BYTES else _has_long_number(body)):
-        return
+    """Reads all of it: 0.1 µs a byte at worst. Raises Refusal 400 for valid JSON with such a number."""
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from gateway.config.schema import Config
+from gateway.core.admission import KeyRules
 from gateway.core.events import SWEEP_S
 from gateway.core.fleet import BytesSeen, Event, FleetView
 from gateway.core.model import Reason
@@ -176,6 +177,11 @@ class DataPlane:
         """Requests in flight here, by the name of their client key."""
         keys = self.settings.keys
         return {name: use.in_flight for name, use in keys.uses.items()} if keys is not None else {}
+
+    def key_rules(self) -> dict[str, KeyRules]:
+        """By the names of client keys, as they are in force."""
+        keys = self.settings.keys
+        return {name: use.rules for name, use in keys.uses.items()} if keys is not None else {}
 
     @property
     def connection_count(self) -> int:

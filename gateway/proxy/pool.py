@@ -71,9 +71,7 @@ class UpstreamPool:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():
-                if connection.is_silent():
-                    return connection
-                connection.close()
+                return connection
         return None
 
     async def connect(self) -> UpstreamConnection:
@@ -101,12 +99,9 @@ class UpstreamPool:
 
     def _check_address(self, transport: asyncio.Transport) -> None:
         """A name may lead anywhere, and elsewhere tomorrow. Raises ConnectFailed before a byte is sent."""
-        address = str((transport.get_extra_info("peername") or ("",))[0])
-        if address == self.endpoint.host:
-            return  # looked at when the configuration was read, or when it was discovered
-        if (reason := self.endpoint.why_not_at(address)) is not None:
+        if (reason := self.endpoint.why_not_with(transport.get_extra_info("peername"))) is not None:
             transport.abort()
-            log.warning("%s: its name leads to %s, %s", self.endpoint.backend_id, address, reason)
+            log.warning("%s: its name leads to %s", self.endpoint.backend_id, reason)
             raise ConnectFailed(Reason.CONNECT_FAILED)
 
     def give_back(self, connection: UpstreamConnection) -> None:

@@ -2,15 +2,15 @@
 
 A connection carries one attempt at a time. It goes back to the pool only when the answer ended exactly
 where its framing said, with nothing left over; an idle connection on which any byte or an end arrives is
-discarded, so that no byte of one exchange can reach another.
+discarded, so that no byte of one exchange can reach another. So is one on which an answer begins that its
+backend wrote before a byte of the request was there: the kernel knows (wire.py, ADR 0044).
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
@@ -24,13 +24,17 @@ from gateway.proxy.headers import (
     read_response_head,
     without_secret,
 )
+from gateway.proxy.receiver import Receiver, Switcher
 from gateway.proxy.repeats import RepeatedHead
+from gateway.proxy.wire import Wire
 
 if TYPE_CHECKING:
     from gateway.proxy.pool import UpstreamPool
 
 # 100, 102 and 103 answers before the real one; more is a flood (FAULTS RS-32).
 MAX_INTERIM_ANSWERS = 8
+# One record of TLS holds that much, and is read as a whole or not at all.
+_MAX_RECORD_BYTES = 16 * 1024
 # llhttp passes over line ends before a status line: they are left over from something else.
 _FIRST_BYTE = ord("H")
 _BLANK_LINE = b"\r\n\r\n"
@@ -39,30 +43,10 @@ _BLANK_LINE = b"\r\n\r\n"
 MAX_FRAMING_BYTES = 16 * 1024
 
 
-class Receiver(Protocol):
-    """Who an answer is for. After `on_answer_end` or `on_answer_failed` nothing more is called."""
-
-    def on_answer_head(self, head: ResponseHead) -> None: ...
-    def on_answer_body(self, chunk: bytes) -> None: ...
-    def on_answer_end(self) -> None: ...
-    def on_answer_failed(self, reason: Reason) -> None: ...
-
-
-class Switcher(Protocol):
-    """Who has asked a backend to switch protocols."""
-
-    def read_switch(self, reason: bytes, version: str, headers: Headers) -> ResponseHead:
-        """Checks the 101. Raises BadResponse."""
-
-    def on_switched(self, head: ResponseHead, transport: asyncio.Transport, rest: bytes) -> None:
-        """The connection is the switcher's now, with the `rest` of what came; nothing more is called."""
-
-
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a backend."""
 
     __slots__ = (
-        "_arrivals",
         "_dry_bytes",
         "_fed_bytes",
         "_head",
@@ -70,8 +54,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_headers",
         "_interim_answers",
         "_is_complete",
+        "_is_early",
         "_is_head_large",
         "_is_in_chunk",
+        "_is_out",
         "_is_paused",
         "_keeps_alive",
         "_parsed_bytes",
@@ -82,11 +68,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_receiver",
         "_repeated",
         "_repeated_head",
+        "_request_bytes",
         "_switch_head",
         "_transport",
-        "_unsent_at",
         "_whole_chunk_bytes",
         "_whole_chunks_to",
+        "_wire",
         "has_answered",
         "idle_since_s",
         "made_s",
@@ -102,8 +89,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._repeated = RepeatedHead()
         self._repeated_head: ResponseHead | None = None
         self._is_paused = False
-        self._unsent_at = -1
-        self._arrivals: select.poll | None = None
+        self._wire = cast(Wire, None)
+        self._is_out = False  # the request, or its beginning
+        self._request_bytes = 0
         self.made_s = now_s
         self.idle_since_s = now_s
         self.was_idle = False
@@ -125,6 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim_answers = 0
         self._is_head_large = False
         self._is_complete = False
+        self._is_early = False  # begun before the request was wholly read
         self._keeps_alive = False
         self.has_answered = False
         self.switcher: Switcher | None = None
@@ -134,13 +123,30 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         self._receiver = receiver
+        self._is_out = False
+        self._request_bytes = len(head) + len(body)
         writes = self._pool.writes
-        self._unsent_at = writes.flushes
         if len(body) < 16 * 1024:
-            writes.add(self._transport, head + body)
+            writes.add(self, head + body)
         else:
-            writes.add(self._transport, head)
-            writes.add(self._transport, body)
+            writes.add(self, head)
+            writes.add(self, body)
+
+    def write(self, data: bytes) -> None:
+        """The batch's turn to write has come. Not to a backend that has spoken since it last answered.
+
+        Looked at here and not when the connection is taken: what comes in between would be taken for the
+        answer. A new connection may have records of its handshake to read.
+        """
+        if not self._is_out:
+            if self.was_idle and not self._wire.is_silent():
+                self._fail(Reason.RESET)
+                return
+            self._is_out = True
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     def pass_whole_chunks(self, write: Callable[[bytes], None]) -> None:
         """From here on a segment that is one whole chunk goes to `write` as it is, framing and all.
@@ -171,18 +177,6 @@ class UpstreamConnection(asyncio.Protocol):
     def is_usable(self) -> bool:
         return not self._transport.is_closing()
 
-    def is_silent(self) -> bool:
-        """Whether nothing, not even an end, lies in the kernel that this loop has not come to read yet.
-
-        Asked of an idle connection before its next use: 0.4 µs, where a stray answer would be taken for
-        the next one's.
-        """
-        poll = self._arrivals
-        if poll is None:
-            poll = self._arrivals = select.poll()
-            poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
-
     def close(self) -> None:
         self._transport.close()
 
@@ -190,6 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._wire = Wire(self._transport)
 
     def data_received(self, data: bytes) -> None:
         if (pass_on := self._pass_on) is not None:
@@ -210,8 +205,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()  # a byte nobody asked for
             return
         is_first = self._head is None and not self._head_bytes
-        if is_first and self._unsent_at == self._pool.writes.flushes:
-            self._fail(Reason.BAD_RESPONSE)  # before the request is out: whatever it answers, it is not that
+        if is_first and not self._is_possible_answer():
+            self._fail(Reason.BAD_RESPONSE)  # whatever it answers, it is not this request
             return
         self.has_answered = True
         if is_first and data[0] != _FIRST_BYTE:
@@ -324,6 +319,21 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._complete()
 
+    def _is_possible_answer(self) -> bool:
+        """Whether a byte of the request was at the backend when it sent the first of the answer.
+
+        Of the head or the body a part is enough: a 431 or 413 need not wait for the rest. TLS makes requests
+        longer than we know, which of one record does not matter.
+        """
+        if not self._is_out:
+            return False
+        unread = self._wire.unread_bytes() + self._transport.get_write_buffer_size()
+        if not unread:
+            return True
+        self._is_early = True
+        is_countable = self._pool.ssl_context is None or self._request_bytes <= _MAX_RECORD_BYTES
+        return unread < self._request_bytes or not is_countable
+
     @property
     def _is_error(self) -> bool:
         return self._head is not None and self._head.status >= 400
@@ -380,13 +390,13 @@ class UpstreamConnection(asyncio.Protocol):
     def _retire(self) -> None:
         """The answer ended cleanly: back to the pool, if both sides may go on using the connection."""
         transport = self._transport
-        if self._keeps_alive and not transport.get_write_buffer_size():
+        if self._keeps_alive and not self._is_early and not transport.get_write_buffer_size():
             if self._is_paused:
                 self.resume()  # paused for a client that is slow: not for the next one
             self._forget()
             self._pool.give_back(self)
         else:
-            transport.abort()  # it did not want the rest of the request (FAULTS RS-51)
+            transport.abort()  # it may not want the rest of the request (FAULTS RS-51)
 
     def _fail(self, reason: Reason) -> None:
         receiver, self._receiver, self._pass_on = self._receiver, None, None

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 # A turn may read megabytes from one backend: what is large is written at once, so that back-pressure is felt.
 MAX_WAITING_BYTES = 16 * 1024
 
 
+class Writable(Protocol):
+    """A transport, or what decides at the last moment whether one is written to."""
+
+    def write(self, data: bytes) -> None: ...
+    def is_closing(self) -> bool: ...
+
+
 class WriteBatch:
     """Keeps the order of writes per transport. Flush before a transport is closed: see `flush`."""
 
-    __slots__ = ("_loop", "_waiting", "flushes")
+    __slots__ = ("_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
-        self.flushes = 0  # what was added before the last one is written
+        self._waiting: list[tuple[Writable, bytes]] = []
 
-    def add(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+    def add(self, transport: Writable, data: bytes) -> None:
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append((transport, data))
@@ -49,7 +56,6 @@ class WriteBatch:
     def flush(self) -> None:
         """Writes all that waits, now."""
         waiting, self._waiting = self._waiting, []
-        self.flushes += 1
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)

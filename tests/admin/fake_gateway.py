@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.admin.ports import AdminPorts, GatewayState, GatewayStatus
+from gateway.core.admission import KeyRules
 from gateway.core.fleet import Event, Fleet, FleetConfigured
 from gateway.core.model import Backend, Cluster
 
@@ -46,6 +47,7 @@ class FakeGateway:
     drain_asked: asyncio.Event = field(default_factory=asyncio.Event)
     drained: asyncio.Future[bool] | None = None
     fleet: Fleet = field(default_factory=Fleet)
+    keys: dict[str, KeyRules] = field(default_factory=dict)
     port: int = 0
     source: str = "127.0.0.1"
 
@@ -76,6 +78,7 @@ class FakeGateway:
             drain=self.drain,
             render_metrics=self.render_metrics,
             clock=lambda: self.now_s,
+            key_rules=lambda: self.keys,
         )
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:

@@ -151,6 +151,8 @@ async def test_workers_that_would_do_the_same_explain_as_one(start: Start) -> No
     assert (page["workers"], page["taken"]) == ([1, 3], ONE)
     assert (other["workers"], other["taken"], other["spill_reason"]) == ([2], SPOT, "drained")
     assert "worker 2 would do otherwise:\nA request for m goes to cheap" in explain_text(page)
+    answer = await crew.front.ask("GET", "/api/v1/explain?key=nobody")
+    assert (answer.status, answer.code) == (404, "key_not_found")
     for index in range(3):
         crew.will_not_serve(index)
     answer = await crew.front.ask("GET", "/api/v1/explain")

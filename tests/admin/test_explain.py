@@ -19,6 +19,7 @@ from gateway.admin.fleet_page import fleet_page
 from gateway.admin.given_state import read_state
 from gateway.config.fleet import fleet_of
 from gateway.config.loading import load
+from gateway.core.admission import KeyRules
 from gateway.core.fleet import AttemptFinished, AttemptStarted, Drained, Fleet
 from gateway.core.health import ProbeReported
 from gateway.core.model import Outcome, Reason
@@ -224,6 +225,69 @@ def test_a_page_brings_along_the_backends_that_discovery_had_found(
     told = page_of(capsys, "-c", str(config), "--model", "llama-3", "--state", str(page))
     assert {row["backend"]: row["reason"] for row in told["left_out"]}.keys() >= {HERE[0], HERE[1]}
     assert HERE[2] in places(told)
+
+
+# --- under a key's rules -----------------------------------------------------------------------------------
+
+KEYS = f"""\
+keys:
+  - {{name: team-a, sha256: {"1" * 64}, models: ["llama-*"], rate: 50/s, max_in_flight: 7}}
+  - {{name: team-b, sha256: {"2" * 64}, residency: [eu, ch]}}
+"""
+
+
+@pytest.fixture
+def keyed(config: Path) -> Path:
+    at_home = CONFIG.replace("name: there,", "name: there, residency: [eu],")
+    at_home = at_home.replace("name: other,", "name: other, residency: [ch],")
+    config.write_text(KEYS + at_home)
+    return config
+
+
+def test_a_model_that_a_key_may_not_ask_for_is_served_by_nobody(
+    keyed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_team_a = ("-c", str(keyed), "--key", "team-a", "--model")
+    may = page_of(capsys, *as_team_a, "llama-3")
+    assert sorted(places(may)) == sorted([*HERE, THERE])
+    limits = {"rate": "50 in 1 s", "max_in_flight": 7}
+    assert may["key"] == {"name": "team-a", "models": ["llama-*"], "residency": None, **limits}
+    may_not = page_of(capsys, *as_team_a, "qwen")
+    assert (may_not["verdict"], may_not["taken"], places(may_not)) == ("model_not_found", None, [])
+    assert run_now(*as_team_a, "qwen") == 0
+    shown = capsys.readouterr().out
+    assert "is refused (model_not_found): its key may not ask for this model." in shown
+    assert "Key team-a: models llama-*; any residency; at most 50 in 1 s; at most 7 in flight." in shown
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"), [(None, [THERE]), ("eu", [THERE]), ("ch", []), ("us", []), ("us, eu", [THERE])]
+)
+def test_a_key_s_residency_is_narrowed_and_never_widened(
+    keyed: Path, capsys: pytest.CaptureFixture[str], header: str | None, expected: list[str]
+) -> None:
+    lines = () if header is None else ("--header", f"x-spillway-residency: {header}")
+    page = page_of(capsys, "-c", str(keyed), "--key", "team-b", "--model", "llama-3", *lines)
+    assert places(page) == expected
+    assert (page["verdict"] == "goes_on") is bool(expected)
+    assert {row["reason"] for row in page["left_out"]} >= {"residency"}
+
+
+def test_a_key_that_nobody_has_is_named(keyed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_now("-c", str(keyed), "--key", "team-z") == 2
+    assert "no client key is named 'team-z'" in capsys.readouterr().err
+
+
+async def test_a_running_gateway_knows_its_keys_by_name(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = await serve()
+    gateway.keys["team-a"] = KeyRules("team-a", {"m": None})
+    words = ("--admin", f"http://127.0.0.1:{gateway.port}", "--key", "team-a", "--model")
+    assert (await asyncio.to_thread(page_of, capsys, *words, "m"))["verdict"] == "goes_on"
+    assert (await asyncio.to_thread(page_of, capsys, *words, "n"))["verdict"] == "model_not_found"
+    answer = await gateway.ask("GET", "/api/v1/explain?key=team-b")
+    assert (answer.status, answer.code, answer.json["error"]["param"]) == (404, "key_not_found", "key")
 
 
 def test_what_does_not_go_together_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,3 +154,93 @@ def test_the_place_of_the_model_is_found_however_it_is_looked_for(body):
     for is_there in (True, False):
         first, last = bodies._json_model_span(body, is_there=is_there)
         assert json.loads(body[:first] + b'"other"' + body[last:]) == expected
+
+
+def filled(before: bytes, unit: bytes, behind: bytes) -> bytes:
+    """About the largest body of this shape that is not large by its size."""
+    return before + unit * ((LARGE_BODY_BYTES - 100 - len(before) - len(behind)) // len(unit)) + behind
+
+
+_DEEP = b"[" * 900 + b"]" * 900 + b","
+HARD = {
+    "escaped keys": filled(b'{"model":"m"', b',"\\u0061":1', b"}"),
+    "a disguise and many keys": filled(b'{"\\u0061":1,"model":"m"', b',"":1', b"}"),
+    "a disguise and space": filled(b'{"\\u0061":1,"model":"m"', b' , "a" : 1', b"}"),
+    "a disguise and depth": filled(b'{"\\u0061":1,"model":"m","x":[', _DEEP, b"1]}"),
+    "models inside": filled(b'{"model":"m","x":[', b'{"model":"n"},', b"1]}"),
+    "streams inside": filled(b'{"model":"m","stream":false,"x":[', b'{"stream":1},', b"1]}"),
+    "an exponent and lists": filled(b'{"model":"m","y":1e000,"x":[', b"[],", b"1]}"),
+    "an exponent and depth": filled(b'{"model":"m","y":1e-000,"z":1e100,"x":[', _DEEP, b"1]}"),
+    "long numbers": filled(b'{"model":"m","x":[', b"1" * 300 + b",", b"1]}"),
+}
+EASY = {
+    "many keys": filled(b'{"model":"m"', b',"":1', b"}"),
+    "depth": filled(b'{"model":"m","x":[', _DEEP, b"1]}"),
+    "escapes": filled(b'{"model":"m","x":"', b"\\n\\u00e9\\ud83d\\ude00", b'"}'),
+    "text": filled(b'{"model":"m","x":"', "é日".encode(), b'"}'),
+    "numbers": filled(b'{"model":"m","x":[', b"1.5e30,0.1234567,", b"1]}"),
+}
+
+
+class _Effort:
+    """How many bytes are read here in the two ways that take long, at most at once."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.most = 0
+        for name in ("_top_level_values", "refuse_overflow"):
+            monkeypatch.setattr(bodies, name, self._noting(getattr(bodies, name)))
+
+    def _noting(self, read):
+        def noting(text):
+            self.most = max(self.most, len(text))
+            return read(text)
+
+        return noting
+
+
+@pytest.mark.parametrize("body", HARD.values(), ids=HARD)
+async def test_who_is_hard_to_read_is_read_elsewhere(mapped, monkeypatch, body):
+    """Each would take 10 to 250 ms of the event loop. A cluster with another name needs no second look."""
+    gateway, backend = mapped
+    effort = _Effort(monkeypatch)
+    assert (await gateway.ask(post(body))).status == 200
+    assert backend.requests[-1].body == body.replace(b'"model":"m"', b'"model":"up/m"')
+    assert process_of(gateway) is not None and not effort.most
+    twice = body[:-1] + b',"mod\\u0065l":"n"}'
+    answer = await gateway.ask(post(twice))
+    assert (answer.status, answer.error["param"]) == (400, "model") and not effort.most
+
+
+@pytest.mark.parametrize("body", EASY.values(), ids=EASY)
+async def test_who_is_not_is_read_at_once_and_once(mapped, monkeypatch, body):
+    gateway, backend = mapped
+    effort = _Effort(monkeypatch)
+    assert (await gateway.ask(post(body))).status == 200
+    assert backend.requests[-1].body == body.replace(b'"model":"m"', b'"model":"up/m"')
+    for name in (b'"model":null', b'"other":"m"'):
+        unnamed = body.replace(b'"model":"m"', name)
+        assert (await gateway.ask(post(unnamed, "x-spillway-model: m"))).status == 200
+        assert backend.requests[-1].body == unnamed.replace(b'"model":null', b'"model":"up/m"')
+    assert process_of(gateway) is None and not effort.most
+
+
+@pytest.mark.parametrize("size", [bodies.HARD_BODY_BYTES, bodies.HARD_BODY_BYTES + 1])
+async def test_hard_ones_that_are_short_are_read_at_once(mapped, monkeypatch, size):
+    gateway, backend = mapped
+    effort = _Effort(monkeypatch)
+    inside = b'{"x":{"model":"n"},"y":"', b'{"stream":true,"x":{"stream":1},"y":"'
+    for begun in (b'{"\\u0061":"', *inside, b'{"x":1e000,"y":"'):
+        body = begun + b"y" * (size - len(begun) - 14) + b'","model":"m"}'
+        assert len(body) == size
+        assert (await gateway.ask(post(body))).status == 200
+        assert backend.requests[-1].body == body.replace(b'"model":"m"', b'"model":"up/m"')
+    is_short = size <= bodies.HARD_BODY_BYTES
+    assert (process_of(gateway) is None, effort.most) == (is_short, size if is_short else 0)
+
+
+@pytest.mark.parametrize("name", HARD)
+async def test_in_a_hurry_the_same_is_said_of_what_is_not_hard(name):
+    body = HARD[name]
+    with pytest.raises(bodies.NeedsTime):
+        bodies.read_json(body, is_hurried=True)
+    assert bodies.read_json(body) == bodies.BodyFacts("m", False)

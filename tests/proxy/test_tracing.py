@@ -8,16 +8,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from gateway.config.fixed import restart_needed
 from gateway.config.loading import parse
+from tests.proxy.collector import Collector, attributes, collecting
 from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -25,57 +24,10 @@ TRACEPARENT = f"traceparent: 00-{TRACE}-{PARENT}-01"
 EVENT = b'data: {"n":1}\n\n'
 
 
-class Collector:
-    """An OTLP/HTTP receiver. `hangs`: it takes batches and never answers."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.resources: list[dict[str, Any]] = []
-        self.headers: list[Mapping[str, str]] = []
-        self.raw = b""
-        self.hangs = False
-        self.status = 200
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.headers.append(request.headers.copy())
-        if self.hangs:
-            await asyncio.sleep(3600)
-        self.raw += body
-        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
-            self.resources.append(attributes(resource_spans.resource))
-            for scope_spans in resource_spans.scope_spans:
-                self.spans += scope_spans.spans
-        return web.Response(status=self.status)
-
-    @property
-    def exchange(self) -> Span:
-        (span,) = [span for span in self.spans if span.kind == Span.SPAN_KIND_SERVER]
-        return span
-
-    @property
-    def attempts(self) -> list[Span]:
-        spans = [span for span in self.spans if span.kind == Span.SPAN_KIND_CLIENT]
-        return sorted(spans, key=lambda span: span.start_time_unix_nano)
-
-
-def attributes(holder: Any) -> dict[str, Any]:
-    return {entry.key: getattr(entry.value, entry.value.WhichOneof("value")) for entry in holder.attributes}
-
-
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
-    collector = Collector()
-    application = web.Application()
-    application.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(application, shutdown_timeout=0.01)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield collector
-    await runner.cleanup()
+    async with collecting() as collector:
+        yield collector
 
 
 def tracing(collector: Collector, more: str = "") -> str:

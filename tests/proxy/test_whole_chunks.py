@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import types
 from itertools import pairwise
 
@@ -66,6 +67,10 @@ def test_several_chunks_and_capitals_come_out_as_we_frame_them():
 # --- the connection with and without the short way -----------------------------------------------------
 
 
+# The kernel is asked about it, and has nothing to tell.
+_SILENT = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
 class Hearing:
     """A receiver, its pool and its transport: notes what comes, and in the end compares equal."""
 
@@ -77,11 +82,11 @@ class Hearing:
         self.returned = self.aborted = False
         self._takes_whole_chunks = takes_whole_chunks
         self.secret = b""
+        self.ssl_context = None
+        self.writes = types.SimpleNamespace(add=lambda connection, data: connection.write(data))
         self.connection = UpstreamConnection(self, 0.0)  # type: ignore[arg-type]
         self.connection.connection_made(self)  # type: ignore[arg-type]
-        self.writes = types.SimpleNamespace(add=lambda transport, data: None, flushes=0)
-        self.connection.send(self, b"", b"")
-        self.writes.flushes += 1
+        self.connection.send(self, b"request", b"")
 
     def feed(self, segments: list[bytes]) -> None:
         for segment in segments:
@@ -117,6 +122,11 @@ class Hearing:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def write(self, data: bytes) -> None: ...
+
+    def get_extra_info(self, name: str) -> object:
+        return _SILENT if name == "socket" else None
 
     def get_write_buffer_size(self) -> int:
         return 0

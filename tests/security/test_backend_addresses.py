@@ -1,14 +1,21 @@
-"""A backend's name that leads to an address at which no backend may be."""
+"""A backend's name that leads to an address at which no backend may be: no request, no probe goes there."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
 
 import pytest
 
+from gateway.app import Gateway
 from gateway.config import refused_hosts
-from tests.proxy.dialogue import get, post
+from gateway.config.loading import load_whole
+from gateway.health import resolving
+from tests.discovery.dns_double import DnsDouble
+from tests.proxy.conftest import Running
+from tests.proxy.dialogue import get, post, settled
 
 
 @pytest.fixture
@@ -36,3 +43,93 @@ async def test_unless_it_is_allowed(loopback_is_refused, start_backend, start_ga
     backend = await start_backend()
     gateway = await start_gateway("allow_backends_in: [127.0.0.0/8]", fleet(backend.port))
     assert (await gateway.ask(post())).status == 200
+
+
+ASKS = "health: {interval: 30ms, timeout: 30ms, %s}, engine_metrics: {interval: 30ms, timeout: 30ms}"
+PROBES = {
+    "http": "path: /health",
+    "tcp": "tcp: true",
+    "completions": "path: /health, synthetic: {interval: 100ms, timeout: 100ms, model: m}",
+}
+
+
+def asked(port: int, probe: str) -> str:
+    keys = f"limit: 8, backends: ['http://localhost:{port}'], {ASKS % PROBES[probe]}"
+    return f"clusters: [{{name: a, {keys}}}]"
+
+
+def state(gateway):
+    (backend,) = gateway.gateway._fleet.view.backends.values()
+    return backend
+
+
+@pytest.mark.parametrize("probe", PROBES)
+async def test_nobody_asks_after_its_health_there(
+    loopback_is_refused, start_backend, start_gateway, caplog, probe
+):
+    backend = await start_backend()
+    gateway = await start_gateway(asked(backend.port, probe), good_request=get("/v1/models"))
+    with caplog.at_level(logging.WARNING):
+        assert await settled(lambda: not state(gateway).health.is_open)
+        await asyncio.sleep(0.15)
+    assert "127.0.0.1, the address of a cloud's metadata service" in caplog.text
+    assert backend.received_bytes == 0 and not backend.requests
+
+
+@pytest.mark.parametrize("probe", PROBES)
+async def test_unless_that_is_allowed(loopback_is_refused, start_backend, start_gateway, probe):
+    backend = await start_backend()
+    gateway = await start_gateway("allow_backends_in: [127.0.0.0/8]", asked(backend.port, probe))
+    assert await settled(lambda: bool(backend.requests))
+    assert state(gateway).health.is_open
+
+
+@pytest.fixture
+async def dns() -> AsyncIterator[DnsDouble]:
+    double = DnsDouble()
+    await double.start()
+    yield double
+    await double.stop()
+
+
+@pytest.mark.parametrize("source", ["srv", "file"])
+async def test_a_name_that_was_discovered_is_looked_at_when_it_is_connected_to(
+    loopback_is_refused, start_backend, dns, tmp_path, source
+):
+    """A target of SRV and a name in a file stay names: where they lead is known only then."""
+    backend = await start_backend()
+    dns.say("_http._tcp.vllm.internal", "SRV", f"0 0 {backend.port} localhost.")
+    (tmp_path / "backends").write_text(f"- http://localhost:{backend.port}\n")
+    how = {
+        "srv": f"dns: {{name: _http._tcp.vllm.internal, record: srv, servers: ['{dns.address}']}}",
+        "file": "file: backends",
+    }[source]
+    cluster = f"clusters: [{{name: a, limit: 8, discovery: {{{how}}}, {ASKS % PROBES['http']}}}]"
+    own = "listen: 127.0.0.1:0\nadmin: {listen: '127.0.0.1:0'}\naccess_log: 'off'\n"
+    (tmp_path / "spillway.yaml").write_text(own + cluster)
+    file = load_whole(tmp_path / "spillway.yaml", {})
+    gateway = Running(Gateway(file.config, file=file), post())
+    try:
+        await gateway.gateway.start()
+        assert await settled(lambda: bool(gateway.gateway._fleet.view.backends))
+        assert state(gateway).backend.id == f"a@localhost:{backend.port}"
+        assert (await gateway.ask(post())).status in (502, 503)
+        assert await settled(lambda: not state(gateway).health.is_open)
+        assert backend.received_bytes == 0
+    finally:
+        await gateway.stop()
+
+
+async def test_of_several_addresses_the_good_ones_are_left(monkeypatch, start_backend, start_gateway):
+    backend = await start_backend()
+    gateway = await start_gateway(fleet(backend.port))
+    (pool,) = gateway.plane.pools.values()
+    resolving.asked_endpoint.set(pool.endpoint)
+    resolver = resolving.BackendResolver()
+
+    async def resolve(*_):
+        return [{"host": host} for host in ("169.254.169.254", "192.0.2.1", "::ffff:169.254.169.254")]
+
+    monkeypatch.setattr(resolver._system, "resolve", resolve)
+    assert [each["host"] for each in await resolver.resolve("x")] == ["192.0.2.1"]
+    await resolver.close()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import signal
+import ssl
 import subprocess
 import sys
 
@@ -105,12 +106,12 @@ BAD_REQUESTS = (
 class Serving:
     """A gateway process in a folder of its own, and all that it has said."""
 
-    def __init__(self, folder, url: str) -> None:
-        self.folder, self.url = folder, url
+    def __init__(self, folder, url: str, config: str = CONFIG, tls: ssl.SSLContext | None = None) -> None:
+        self.folder, self.url, self.tls = folder, url, tls
         self.heard = b""
         (folder / "token").write_text(ADMIN_TOKEN)
         (folder / "key").write_text(f"Bearer {CLUSTER_KEY}")
-        self.configure(CONFIG)
+        self.configure(config)
         with (folder / "stderr").open("wb") as stderr:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "gateway.cli", "serve", "-c", str(folder / "spillway.yaml")],
@@ -134,9 +135,9 @@ class Serving:
         self.port, self.admin_port = int(found[1]), int(found[2])
         return True
 
-    async def hear(self, request: bytes, port: int) -> bytes:
+    async def hear(self, request: bytes, port: int, tls: ssl.SSLContext | None = None) -> bytes:
         """All that comes back on a connection of its own, until it ends or is silent."""
-        client = await Client.connect(port)
+        client = await Client.connect(port, tls)
         heard = b""
         with contextlib.suppress(TimeoutError, ConnectionError):
             await client.send(request)
@@ -150,7 +151,7 @@ class Serving:
         return heard
 
     async def ask(self, request: bytes) -> bytes:
-        return await self.hear(request, self.port)
+        return await self.hear(request, self.port, self.tls)
 
     async def admin(self, request: bytes) -> bytes:
         return await self.hear(request, self.admin_port)

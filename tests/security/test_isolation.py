@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import random
 import re
-import socket
 
 import pytest
 
-from gateway.config.loading import parse
-from gateway.proxy.pool import pools_of
-from gateway.proxy.writes import WriteBatch
 from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
 
 _CALM = "breaker: {consecutive: 100000, min_samples: 100000, ratio: 1.0}\nretry: {budget: 0}\n"
@@ -26,25 +21,6 @@ _SECRET = "sk-canary-0123456789"
 async def pair(start_backend, start_gateway):
     backend = await start_backend()
     return await start_gateway(_CALM + "timeouts: {first_byte: 2s, stall: 1s}", backend, limit=1000), backend
-
-
-@pytest.mark.parametrize("is_before", [True, False])
-async def test_an_answer_that_nobody_asked_for_is_not_the_next_one_s(pair, is_before):
-    """It comes in the very turn in which the idle connection is taken: still before the request is out."""
-    gateway, backend = pair
-    client = await gateway.connect()
-    for _ in range(40):
-        await client.send(post())
-        assert (await client.answer()).body == _GOOD
-        (upstream,) = backend.open_connections
-        if is_before:
-            upstream.transport.write(_POISON)
-            client.writer.write(post())
-        else:
-            client.writer.write(post())
-            upstream.transport.write(_POISON)
-        assert (await client.answer()).body == _GOOD
-        assert await settled(lambda: len(backend.open_connections) == 1)
 
 
 async def _only_open(backend, count):
@@ -81,26 +57,6 @@ async def test_a_connection_with_anything_left_over_is_not_used_again(pair, sent
         assert number == 0 or answer.body == _GOOD
         await _only_open(backend, min(number, 1))
     assert {request.connection for request in backend.requests[1:]} == {1}
-
-
-async def test_what_an_idle_connection_has_not_read_yet_keeps_it_from_use():
-    """The stray answer and the next request are there at the same turn of the loop, the request first."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        text = f"clusters: [{{name: c, limit: 1, backends: ['http://127.0.0.1:{port}']}}]\n"
-        config = parse(text, "spillway.yaml", ".", {})
-        loop = asyncio.get_running_loop()
-        (pool,) = pools_of(config, loop.time, WriteBatch(loop)).values()
-        for stray in (_POISON, b"\n", None):
-            connection = await pool.connect()
-            with listening.accept()[0] as backend:
-                pool.give_back(connection)
-                assert pool.take_idle() is connection, "it is silent"
-                pool.give_back(connection)
-                backend.sendall(stray) if stray is not None else backend.shutdown(socket.SHUT_WR)
-                assert pool.take_idle() is None, "not a turn of the loop later"
-                with contextlib.suppress(ConnectionResetError):  # what it did not read makes it a reset
-                    assert await loop.run_in_executor(None, backend.recv, 1) == b"", "and it is closed"
 
 
 async def test_an_early_answer_costs_the_connection_and_not_the_upload(pair):
