@@ -92,12 +92,12 @@ class LeaseSearch:
             if self._rules is not None and not journey.tried:
                 found = yield from self._take_or_hold(anew, self._rules)
             else:
-                found = yield from self._do(TryLease(anew))
+                found, self._now_s = yield TryLease(anew)
             if not isinstance(found, Lease):
                 return found
             if journey.may_begin(found.candidate, failed, self._now_s):
                 return found
-            yield from self._do(Release(found))
+            _, self._now_s = yield Release(found)
             plan = None
         return None
 
@@ -118,10 +118,10 @@ class LeaseSearch:
             if hold.is_over(self._now_s) or holding.choose(waiter, rules, self._now_s) is not Choice.HOLD:
                 return offered
             if offered is not None:
-                yield from self._do(Release(offered))
+                _, self._now_s = yield Release(offered)
             holding.join(waiter, self._now_s)
             hold.began(waiter, tier)
-            lease = yield from self._do(Wait(waiter))
+            lease, self._now_s = yield Wait(waiter)
             hold.ended(self._now_s)
             if lease is not None:
                 return lease
@@ -130,9 +130,7 @@ class LeaseSearch:
 
     def _take(self, candidates: tuple[Candidate, ...]) -> Steps[Lease | None]:
         """A slot that nobody waits for."""
-        unwanted = self._holding.unwanted(candidates)
-        return (yield from self._do(TryLease(Plan(unwanted, "")))) if unwanted else None
-
-    def _do(self, step: Step) -> Steps[Lease | None]:
-        lease, self._now_s = yield step
+        lease = None
+        if unwanted := self._holding.unwanted(candidates):
+            lease, self._now_s = yield TryLease(Plan(unwanted, ""))
         return lease
