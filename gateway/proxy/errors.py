@@ -27,6 +27,7 @@ _CAUSES = {
     414: "head_too_large",
     415: "content_type",
     417: "expectation",
+    426: "not_websocket",
     431: "head_too_large",
     505: "malformed",
 }
@@ -36,7 +37,11 @@ MAX_REFLECTED_CHARS = 64
 
 
 class Refusal(Exception):
-    """A request answered by the gateway itself. `closes`: the connection can't be trusted afterwards."""
+    """A request answered by the gateway itself. `closes`: the connection can't be trusted afterwards.
+
+    `param` names the field or header that is wrong: one that the gateway knows, never a name that a client
+    made up, for it is logged.
+    """
 
     def __init__(
         self,
@@ -82,9 +87,16 @@ def invalid(message: str, *, param: str | None = None, status: int = 400) -> Ref
     return Refusal(status, "invalid_request", message, param=param)
 
 
-def malformed(message: str, *, status: int = 400) -> Refusal:
+def unreadable(message: str) -> Refusal:
+    """A body that is not what its Content-Type says, or that two readers may read differently."""
+    refusal = invalid(message)
+    refusal.cause = "unreadable_body"
+    return refusal
+
+
+def malformed(message: str, *, param: str | None = None, status: int = 400) -> Refusal:
     """A request whose framing can't be trusted: one answer, then the connection is closed."""
-    return Refusal(status, "invalid_request", message, closes=True)
+    return Refusal(status, "invalid_request", message, param=param, closes=True)
 
 
 def body_too_large(limit_bytes: int) -> Refusal:

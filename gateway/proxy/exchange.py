@@ -98,7 +98,7 @@ class Exchange:
         self.record = record = RequestRecord(
             plane.request_id(head),
             head.method.decode() if head is not None else "",
-            endpoint.name if endpoint is not None else "",
+            endpoint.name if endpoint is not None else self._path_shown(),
             connection.peer,
             received_s,
         )
@@ -107,6 +107,10 @@ class Exchange:
             record.key = head.key.name
         if plane.tracing is not None:
             record.trace = plane.tracing.begin(head.forward if head is not None else b"")
+
+    def _path_shown(self) -> str:
+        """Of a request that was refused before, or because, its endpoint was looked for."""
+        return self.settings.paths.shown(self._head.path) if self._head is not None else ""
 
     # --- the way to a backend ------------------------------------------------------------------------
 
@@ -389,7 +393,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
-        record.refused = refusal.cause
+        record.refused, record.param = refusal.cause, refusal.param
         record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False

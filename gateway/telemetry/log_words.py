@@ -94,6 +94,7 @@ def _way(fields: dict[str, Any]) -> Iterator[str]:
         code = fields["error_code"]
         words = f": {_CODE_WORDS[code]}" if code in _CODE_WORDS else ""
         yield f"No backend was tried. It was refused with {code}{words}."
+        yield from _fault(fields)
     spill = fields.get("spill_reason")
     if spill is not None:
         not_to = f"the preferred tier {preferred}" if preferred else "the preferred tier"
@@ -105,6 +106,15 @@ def _way(fields: dict[str, Any]) -> Iterator[str]:
     if passed_over := fields.get("passed_over"):
         when = "When its first attempt began" if fields.get("backend") else "When it was refused"
         yield f"{when}, these backends did not serve it: {passed_over}."
+
+
+def _fault(fields: dict[str, Any]) -> Iterator[str]:
+    """What was wrong with a request that was refused for what it is."""
+    refused, param = fields.get("refused"), fields.get("param")
+    if refused and param:
+        yield f"What was wrong: {param} ({refused})."
+    elif refused:
+        yield f"What was wrong: {refused}."
 
 
 def _repeats(fields: dict[str, Any]) -> Iterator[str]:
