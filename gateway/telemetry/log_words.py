@@ -159,5 +159,8 @@ def _end(fields: dict[str, Any]) -> str:
         return f"{sent}{with_code}{clock}. The gateway itself failed; its own log says how."
     if code and not fields.get("backend"):  # the refusal has been told
         return f"{sent}{clock}."
-    happened = "" if reason == "completed" else f", {_CODE_WORDS.get(str(code)) or _happened(str(reason))}"
+    words = _CODE_WORDS.get(str(code))
+    if code == "upstream_unreachable" and reason != "server_error":
+        words = None  # the reason says more; that one says it of an answer, which the client has not got
+    happened = "" if reason == "completed" else f", {words or _happened(str(reason))}"
     return f"{sent}{with_code}{clock}. Outcome {outcome}: {reason}{happened}."

@@ -97,6 +97,9 @@ def test_a_failure_of_the_gateway_s_own_words_is_not_taken_for_an_answer(record:
     words = told(record(**failed, ttft_s=None))
     assert "Nobody else could try" in words
     assert words.endswith("Outcome dropped: server_error, no backend could be reached.")
+    failed["outcome"] = Outcome.of(Reason.TRUNCATED)
+    words = told(record(**failed, ttft_s=None))
+    assert words.endswith("Outcome dropped: truncated, cut short after the first byte.")
 
 
 def test_a_refusal_says_why_no_tier_served(record: Record) -> None:
