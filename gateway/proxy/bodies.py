@@ -31,9 +31,6 @@ _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _STRING_OR_NULL = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|null')
 # Up to here any body is read within 5 ms; some larger ones need a microsecond for each byte.
 HARD_BODY_BYTES = 4 * 1024
-# Names that passed the check, up to this many: most requests name the same few models.
-_MAX_GOOD_NAMES = 1024
-_good_names: set[str] = set()
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Only where values end is asked for: no number is made of digits, however many there are.
 _JSON = json.JSONDecoder(parse_int=len, parse_float=len)
@@ -166,7 +163,7 @@ def read_json(body: bytes, *, is_hurried: bool = False) -> BodyFacts:
             raise NeedsTime
         refuse_overflow(body)
     model = read.model
-    if model is not None and model not in _good_names:
+    if model is not None:
         check_model_name(model)
     return BodyFacts(model, read.stream is True)
 

@@ -18,7 +18,6 @@ _TYPES = {
 _CAUSES = {
     400: "invalid",
     401: "unauthorized",
-    403: "unauthorized",
     404: "not_found",
     405: "method",
     408: "too_slow",

@@ -408,7 +408,6 @@ class BadResponse(Exception):
     """The backend's head can't be trusted."""
 
 
-_MAX_REASON_BYTES = 256
 # llhttp lets them through; some clients read a status line with them as none at all (RFC 9112 4).
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
