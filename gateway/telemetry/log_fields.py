@@ -175,7 +175,7 @@ FIELDS: tuple[LogField, ...] = (
         "refused",
         str,
         "",
-        "absent unless the request was refused for what it is",
+        "absent unless the request was refused for what it is, or for want of memory",
         "Why: a `reason` of [`spillway_refused_total`](metrics.md), as `malformed` or `unreadable_body`.",
         is_optional=True,
     ),
