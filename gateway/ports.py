@@ -231,7 +231,9 @@ class RequestRecord:
     Times are monotonic seconds unless the name says otherwise. `model` is what the client asked for;
     `route_model` is bounded (a configured name or pattern, else "other") and may be a metric label.
     `key` is the name of the client key that was shown; None where none is asked for, or none was good.
-    `refused` is what was wrong with a request that was refused for itself, and bounded too.
+    `path` is the endpoint's name, or what may be told of a path that is not served; neither holds a query.
+    `refused` is what was wrong with a request that was refused for itself, and bounded too; `param` is the
+    field or header that was wrong, of those that the gateway knows.
     `attempts` counts hedges too; `denied_retry` is a failed attempt that the budget let nothing follow.
     `passed_over` says why the tiers above the first attempt's did not serve, or why nobody did.
     `trace` is there only where the configuration has `tracing`.
@@ -248,6 +250,7 @@ class RequestRecord:
     status: int = 0
     error_code: str | None = None
     refused: str | None = None
+    param: str | None = None
     outcome: Outcome | None = None
     cluster: str = ""
     tier: str = ""

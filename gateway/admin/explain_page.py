@@ -140,10 +140,6 @@ def _after_failure(found: Explanation) -> list[str]:
     return [candidate.backend.id for candidate in again.candidates] if again is not None else []
 
 
-def _header(name: str) -> Json:
-    return {"name": name, "effect": _EFFECTS.get(name.lower(), _NO_EFFECT)}
-
-
 def _standing(standing: Standing, has_chance: bool) -> Json:
     candidate = standing.candidate
     words = PLAN_WORDS[candidate.reason]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from math import log2
 
 # From 1 ms, four buckets an octave (a quantile is at most 19 % too high), to nearly half an hour.
@@ -64,14 +63,6 @@ class LatencyDigest:
         if self._strides_at == 0:
             self._stride = STRIDE
         self._countdown = self._stride
-
-    def merge(self, counts: Iterable[int], now_s: float) -> None:
-        """Adds what another gateway has counted. Not for a sum that holds this one's own counts already."""
-        if now_s >= self._slot_ends_s:
-            self._turn(now_s)
-        slot = self._slots[-1]
-        for bucket, count in enumerate(counts):
-            slot[bucket] += count
 
     def counts(self, now_s: float) -> list[int]:
         if now_s >= self._slot_ends_s:

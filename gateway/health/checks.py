@@ -61,7 +61,7 @@ class HealthChecks:
         self.prepare(known.values())
         self._targets = known
         if self._client is not None:
-            self._client.forget_all_but(target.endpoint for target in known.values())
+            self._client.forget_all_but([target.endpoint for target in known.values()])
         targets = [target for target in known.values() if target.is_asked]
         self._probes.follow(
             {t.backend_id: Round(t, t.health.interval_s) for t in targets if t.health is not None}

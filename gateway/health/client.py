@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from yarl import URL
 
 from gateway.config.files import FileContent
 from gateway.config.fleet import BackendEndpoint
+from gateway.config.refused_names import RefusedNames
 from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
 from gateway.health.resolving import BackendResolver, asked_endpoint
@@ -58,7 +59,8 @@ class HealthClient:
     """Use inside a running loop; `close` it in the end."""
 
     def __init__(self) -> None:
-        self._resolver = BackendResolver()
+        self.names = RefusedNames()
+        self._resolver = BackendResolver(self.names)
         self._session = aiohttp.ClientSession(
             # No limit here: who asks bounds how many ask at once.
             connector=aiohttp.TCPConnector(
@@ -132,8 +134,9 @@ class HealthClient:
             self._contexts[files] = upstream_context(endpoint.tls)
         return self._contexts[files]
 
-    def forget_all_but(self, endpoints: Iterable[BackendEndpoint]) -> None:
+    def forget_all_but(self, endpoints: Sequence[BackendEndpoint]) -> None:
         """Certificates that none of these trusts or is shown need not be kept."""
+        self.names.forget_all_but({endpoint.backend_id for endpoint in endpoints})
         used = {endpoint.tls.files for endpoint in endpoints if endpoint.tls is not None}
         self._contexts = {files: known for files, known in self._contexts.items() if files in used}
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
+from gateway.config.refused_names import RefusedNames
 from gateway.config.schema_health import HealthConfig
 from gateway.core.health import NO_ADVICE, ProbeReported, read_agent_words
 from gateway.core.model import Reason
 from gateway.health.client import Ask, AskFailed, HealthClient
 from gateway.health.targets import Target
-
-log = logging.getLogger(__name__)
 
 # A health page that is longer still passes, but what it says is not looked at.
 MAX_BODY_BYTES = 64 * 1024
@@ -21,7 +19,7 @@ async def probe(client: HealthClient, target: Target, health: HealthConfig) -> P
     """One probe: never raises for anything that a backend may do."""
     try:
         if health.tcp:
-            await _connect(target, health)
+            await _connect(client.names, target, health)
             return _passed(target)
         return await _ask(client, target, health)
     except AskFailed as failed:
@@ -45,7 +43,7 @@ async def _ask(client: HealthClient, target: Target, health: HealthConfig) -> Pr
     return _passed(target)._replace(advice=advice)
 
 
-async def _connect(target: Target, health: HealthConfig) -> None:
+async def _connect(names: RefusedNames, target: Target, health: HealthConfig) -> None:
     """Raises AskFailed."""
     endpoint = target.endpoint
     try:
@@ -59,8 +57,9 @@ async def _connect(target: Target, health: HealthConfig) -> None:
         raise AskFailed(Reason.CONNECT_FAILED) from exc
     transport.close()
     if (reason := endpoint.why_not_with(transport.get_extra_info("peername"))) is not None:
-        log.warning("%s: its name leads to %s", endpoint.backend_id, reason)
+        names.refused(endpoint.backend_id, reason)
         raise AskFailed(Reason.CONNECT_FAILED)
+    names.good(endpoint.backend_id)
 
 
 def _passed(target: Target) -> ProbeReported:

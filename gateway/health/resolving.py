@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from contextvars import ContextVar
 
@@ -10,8 +9,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.config.fleet import BackendEndpoint
-
-log = logging.getLogger(__name__)
+from gateway.config.refused_names import RefusedNames
 
 # Whose name is resolved: aiohttp asks in the task of the request, by the name alone.
 asked_endpoint: ContextVar[BackendEndpoint] = ContextVar("asked_endpoint")
@@ -20,7 +18,8 @@ asked_endpoint: ContextVar[BackendEndpoint] = ContextVar("asked_endpoint")
 class BackendResolver(AbstractResolver):
     """As the system resolves. Addresses at which the backend may not be are left out (refused_hosts.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: RefusedNames) -> None:
+        self._names = names
         self._system = aiohttp.ThreadedResolver()
 
     async def resolve(
@@ -32,8 +31,9 @@ class BackendResolver(AbstractResolver):
         reasons = {each["host"]: endpoint.why_not_at(each["host"]) for each in found}
         good = [each for each in found if reasons[each["host"]] is None]
         if not good:
-            log.warning("%s: its name leads nowhere but to %s", endpoint.backend_id, _told(reasons))
+            self._names.refused(endpoint.backend_id, _told(reasons))
             raise OSError(f"no address of {host} may be a backend's")
+        self._names.good(endpoint.backend_id)
         return good
 
     async def close(self) -> None:
@@ -41,4 +41,4 @@ class BackendResolver(AbstractResolver):
 
 
 def _told(reasons: dict[str, str | None]) -> str:
-    return "; ".join(f"{address}, {reason}" for address, reason in reasons.items())
+    return "; ".join(f"{address}, {reason}" for address, reason in sorted(reasons.items()))

@@ -19,11 +19,6 @@ class ListeningPort:
         self._server: asyncio.AbstractServer | None = None
         self.number: int = self._socket.getsockname()[1]
 
-    @property
-    def is_refusing(self) -> bool:
-        """Nobody listens."""
-        return self._server is None
-
     async def accept(self) -> None:
         """Listen."""
         if self._server is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from gateway.proxy.errors import invalid
+from gateway.proxy.errors import invalid, unreadable
 from gateway.proxy.multipart import model_span
 from gateway.proxy.overflow import may_overflow, refuse_overflow
 from gateway.proxy.paths import ModelSource
@@ -31,9 +31,6 @@ _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _STRING_OR_NULL = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|null')
 # Up to here any body is read within 5 ms; some larger ones need a microsecond for each byte.
 HARD_BODY_BYTES = 4 * 1024
-# Names that passed the check, up to this many: most requests name the same few models.
-_MAX_GOOD_NAMES = 1024
-_good_names: set[str] = set()
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Only where values end is asked for: no number is made of digits, however many there are.
 _JSON = json.JSONDecoder(parse_int=len, parse_float=len)
@@ -75,7 +72,8 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes, *, is_hurried
     if endpoint.model_source is _IN_QUERY:
         return BodyFacts(_model_asked(head), False)
     if head.content_encoding not in (b"", b"identity"):
-        raise invalid("A compressed request body is not read here.", status=415)
+        message = "A compressed request body is not read here."
+        raise invalid(message, param="content-encoding", status=415)
     facts = read_json(body, is_hurried=is_hurried) if head.is_json else _read_form(head, body)
     return with_header(head, endpoint, facts)
 
@@ -125,6 +123,7 @@ def _read_form(head: RequestHead, body: bytes) -> BodyFacts:
     raise invalid(
         "The Content-Type must be application/json or multipart/form-data "
         "(any other needs the header x-spillway-model).",
+        param="content-type",
         status=415,
     )
 
@@ -148,9 +147,9 @@ def read_json(body: bytes, *, is_hurried: bool = False) -> BodyFacts:
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The body is not valid JSON: {error}.") from None
+        raise unreadable(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
-        raise invalid("The body is nested too deeply.") from None
+        raise unreadable("The body is nested too deeply.") from None
     if (
         body.count(b'"model"') > 1
         or body.count(b'"stream"') > 1
@@ -164,7 +163,7 @@ def read_json(body: bytes, *, is_hurried: bool = False) -> BodyFacts:
             raise NeedsTime
         refuse_overflow(body)
     model = read.model
-    if model is not None and model not in _good_names:
+    if model is not None:
         check_model_name(model)
     return BodyFacts(model, read.stream is True)
 
@@ -179,7 +178,7 @@ def _wrong_type(error: msgspec.ValidationError) -> Exception:
     for field in ("model", "stream"):
         if f"$.{field}" in text:
             return invalid(f"'{field}' has the wrong type: {text.split(' - at')[0]}.", param=field)
-    return invalid("The body must be a JSON object.")
+    return unreadable("The body must be a JSON object.")
 
 
 def _refuse_duplicates(body: bytes) -> None:
@@ -206,7 +205,7 @@ def _top_level_values(text: str) -> list[tuple[str, int, int]]:
             at = _skip_space(text, at)
             at += text[at] == ","
     except (ValueError, RecursionError) as error:
-        raise invalid("The body is not valid JSON, or nested too deeply.") from error
+        raise unreadable("The body is not valid JSON, or nested too deeply.") from error
     return values
 
 

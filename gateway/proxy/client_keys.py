@@ -84,7 +84,8 @@ def residency_of(head: RequestHead, key: KeyUse | None, known: frozenset[str]) -
     if head.residency is not None:
         wanted = residency_in(head.residency.decode("ascii"))
         if not wanted:
-            raise invalid("'x-spillway-residency' names no residency.")
+            name = "x-spillway-residency"
+            raise invalid(f"'{name}' names no residency.", param=name)
     return kept_to(key.rules.residency if key is not None else None, wanted, known)
 
 

@@ -18,7 +18,6 @@ _TYPES = {
 _CAUSES = {
     400: "invalid",
     401: "unauthorized",
-    403: "unauthorized",
     404: "not_found",
     405: "method",
     408: "too_slow",
@@ -27,6 +26,7 @@ _CAUSES = {
     414: "head_too_large",
     415: "content_type",
     417: "expectation",
+    426: "not_websocket",
     431: "head_too_large",
     505: "malformed",
 }
@@ -36,7 +36,11 @@ MAX_REFLECTED_CHARS = 64
 
 
 class Refusal(Exception):
-    """A request answered by the gateway itself. `closes`: the connection can't be trusted afterwards."""
+    """A request answered by the gateway itself. `closes`: the connection can't be trusted afterwards.
+
+    `param` names the field or header that is wrong: one that the gateway knows, never a name that a client
+    made up, for it is logged.
+    """
 
     def __init__(
         self,
@@ -82,9 +86,16 @@ def invalid(message: str, *, param: str | None = None, status: int = 400) -> Ref
     return Refusal(status, "invalid_request", message, param=param)
 
 
-def malformed(message: str, *, status: int = 400) -> Refusal:
+def unreadable(message: str) -> Refusal:
+    """A body that is not what its Content-Type says, or that two readers may read differently."""
+    refusal = invalid(message)
+    refusal.cause = "unreadable_body"
+    return refusal
+
+
+def malformed(message: str, *, param: str | None = None, status: int = 400) -> Refusal:
     """A request whose framing can't be trusted: one answer, then the connection is closed."""
-    return Refusal(status, "invalid_request", message, closes=True)
+    return Refusal(status, "invalid_request", message, param=param, closes=True)
 
 
 def body_too_large(limit_bytes: int) -> Refusal:
@@ -144,9 +155,8 @@ _FAILED: dict[Reason, tuple[int, str, str]] = {
     Reason.RESET: (502, "upstream_unreachable", "The backend closed the connection before it answered."),
     Reason.BAD_RESPONSE: (502, "upstream_unreachable", "The backend's answer was not valid HTTP."),
     Reason.TRUNCATED: (502, "upstream_unreachable", "The backend's answer was cut short."),
-    # The backend's own error answer was held for a retry, broke off meanwhile, and nobody else had room.
-    Reason.SERVER_ERROR: (502, "upstream_unreachable", "The backend's answer was cut short."),
-    Reason.BACKEND_FULL: (502, "upstream_unreachable", "The backend's answer was cut short."),
+    # Its error answer was given up for another backend, which then was not to be tried any more.
+    Reason.SERVER_ERROR: (502, "upstream_unreachable", "A backend failed, and no other could be reached."),
     Reason.FIRST_BYTE_TIMEOUT: (504, "upstream_timeout_first_byte", "The backend sent no byte in time."),
     Reason.STALL_TIMEOUT: (504, "upstream_timeout_stall", "The backend stopped sending."),
     Reason.TOTAL_TIMEOUT: (504, "upstream_timeout_total", "The request took longer than it may."),
@@ -156,17 +166,17 @@ _FAILED: dict[Reason, tuple[int, str, str]] = {
 
 
 def attempt_failed(reason: Reason) -> Refusal:
-    """`x-should-retry: false`: the gateway has spent the request's retries already.
+    """The error, and the outcome of a request of which all attempts failed, the last for `reason`.
+
+    `x-should-retry: false`: the gateway has spent the request's retries already.
 
     Not at its own end: another gateway, or the next one here, may well serve the request. CLIENT_LEFT is
     the client's own deadline.
     """
     status, code, message = _FAILED[reason]
-    if reason is Reason.SHUTDOWN:
-        return Refusal(status, code, message, closes=True)
-    refusal = Refusal(status, code, message, headers=SHOULD_NOT_RETRY)
-    if reason is Reason.CLIENT_LEFT:
-        refusal.outcome = Outcome.of(reason)
+    is_at_end = reason is Reason.SHUTDOWN
+    refusal = Refusal(status, code, message, closes=is_at_end, headers=b"" if is_at_end else SHOULD_NOT_RETRY)
+    refusal.outcome = Outcome.of(reason)
     return refusal
 
 

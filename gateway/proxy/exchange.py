@@ -98,7 +98,7 @@ class Exchange:
         self.record = record = RequestRecord(
             plane.request_id(head),
             head.method.decode() if head is not None else "",
-            endpoint.name if endpoint is not None else "",
+            endpoint.name if endpoint is not None else self._path_shown(),
             connection.peer,
             received_s,
         )
@@ -107,6 +107,10 @@ class Exchange:
             record.key = head.key.name
         if plane.tracing is not None:
             record.trace = plane.tracing.begin(head.forward if head is not None else b"")
+
+    def _path_shown(self) -> str:
+        """Of a request that was refused before, or because, its endpoint was looked for."""
+        return self.settings.paths.shown(self._head.path) if self._head is not None else ""
 
     # --- the way to a backend ------------------------------------------------------------------------
 
@@ -120,7 +124,9 @@ class Exchange:
             if self.record.key is not None and self._key is None:
                 self._admit()
             if endpoint is not None and endpoint.local_path is not None:
-                self._answer(answers.local(endpoint, plane, self._key))
+                answer = answers.local(endpoint, plane, self._key)
+                self.record.outcome = SUCCESS
+                self._answer(answer)
             elif self._is_to_be_looked_at():
                 self._looking = plane.loop.create_task(self._look())
                 return
@@ -212,11 +218,8 @@ class Exchange:
             if (reason := failed or self._failed) is not None:
                 self._make_do(reason)
                 return
-            model = self.record.model
             self.route.note_passed_over(None)
-            is_hold_over = self.route.is_hold_over(self._plane.clock())
-            why = ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY
-            raise shed(why, model, self._plane.view.retry_after_s(model, self.route.facts.residency))
+            raise self._no_room()
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
@@ -332,9 +335,20 @@ class Exchange:
     def _make_do(self, reason: Reason) -> None:
         """Nobody else may try: the client gets the held answer as it is, or an error. Raises Refusal."""
         attempt = self._attempt
-        if attempt is None or not attempt.holds_answer:
-            raise attempt_failed(reason)
-        self._commit(attempt, attempt.held_bytes())
+        if attempt is not None and attempt.holds_answer:
+            self._commit(attempt, attempt.held_bytes())
+            return
+        if attempt is not None and not attempt.is_settled:
+            # Its error answer was held, and broke off meanwhile: it counts as what it said it was.
+            self._settle(Outcome.of(reason))
+            reason = Reason.TRUNCATED
+        raise self._no_room() if reason is Reason.BACKEND_FULL else attempt_failed(reason)
+
+    def _no_room(self) -> Refusal:
+        model, route = self.record.model, self.route
+        is_hold_over = route.is_hold_over(self._plane.clock())
+        why = ShedReason.QUEUE_TIMEOUT if is_hold_over else ShedReason.NO_CAPACITY
+        return shed(why, model, self._plane.view.retry_after_s(model, route.facts.residency))
 
     def _commit(self, attempt: Attempt, chunk: bytes) -> None:
         """The point of no return: the head and the first bytes go to the client."""
@@ -390,7 +404,7 @@ class Exchange:
         """Answers with an error of the gateway's own; on a connection that is gone, only notes it."""
         record = self.record
         record.error_code = refusal.code
-        record.refused = refusal.cause
+        record.refused, record.param = refusal.cause, refusal.param
         record.outcome = refusal.outcome or _outcome_of_refusal(refusal.status)
         if refusal.closes:
             self.keeps_alive = False
@@ -413,8 +427,6 @@ class Exchange:
         self._begin_answer()
         self.record.status = answer.status
         self.record.bytes_out = len(answer.body)
-        if self.record.outcome is None:
-            self.record.outcome = SUCCESS
         if not self.connection.transport.is_closing():
             self.connection.write(answers.local_answer(answer, self))
 
@@ -517,8 +529,8 @@ class Exchange:
         return f"<Exchange {self.record.request_id} {stage}, {self._attempt}>"
 
 
-def _outcome_of_refusal(status: int) -> Outcome:
-    """Refused by the gateway: the caller's fault, nobody's (no room), or a backend's that failed."""
-    if status in (502, 504):
-        return Outcome.of(Reason.SERVER_ERROR)
+def _outcome_of_refusal(status: int) -> Outcome | None:
+    """Refused by the gateway: the caller's fault, nobody's (no room), or a defect, which is no outcome."""
+    if status == 500:
+        return None
     return Outcome.of(Reason.CLIENT_ERROR if status not in (429, 503) else Reason.REFUSED)

@@ -99,6 +99,9 @@ _RESPONSE_RULES: dict[bytes, Rule] = {
     **dict.fromkeys(_HOP_BY_HOP, Rule.DROP),
 }  # fmt: skip
 
+# Of the rules that are each one header's.
+_NAMES = {rule: name.decode() for name, rule in _REQUEST_RULES.items()}
+
 # Read here and passed on all the same.
 _KEPT = (Rule.CONTENT_TYPE, Rule.CONTENT_ENCODING)
 
@@ -244,18 +247,18 @@ def _take_credential(head: RequestHead, name: bytes, value: bytes) -> None:
     """Of two keys a backend may take the other one. Cookies may come on several lines (RFC 9113 8.2.3)."""
     lower = name.lower()
     if lower != b"cookie" and b"\n%b:" % lower in b"\n" + head.credentials.lower():
-        raise malformed("A credential that may stand once stands twice.")
+        raise malformed("A credential that may stand once stands twice.", param=lower.decode())
     head.credentials += b"%b: %b\r\n" % (name, value)
 
 
 def _stands_twice(rule: Rule) -> Refusal:
     if rule is Rule.EXPECT:
         return _unknown_expectation()
-    return malformed("A header that may stand once stands twice.")
+    return malformed("A header that may stand once stands twice.", param=_NAMES[rule])
 
 
 def _unknown_expectation() -> Refusal:
-    return malformed("The only expectation known is '100-continue', once.", status=417)
+    return malformed("The only expectation known is '100-continue', once.", param="expect", status=417)
 
 
 def check_request_line(raw_head: bytes, request_line: bytes) -> None:
@@ -290,12 +293,13 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
     for rule, value in special.items():
         if rule is Rule.CONTENT_LENGTH:
             if not value.isdigit() or len(value) > 19:
-                raise malformed("Content-Length must be one plain number.")
+                raise malformed("Content-Length must be one plain number.", param="content-length")
             head.content_length = int(value)
         elif rule is Rule.TRANSFER_ENCODING:
             # A list, a coding besides chunked, or HTTP/1.0: two hops may disagree (RFC 9112 6.1).
             if value.lower() != b"chunked" or version != "1.1":
-                raise malformed("Transfer-Encoding must be exactly 'chunked', on HTTP/1.1.")
+                message = "Transfer-Encoding must be exactly 'chunked', on HTTP/1.1."
+                raise malformed(message, param="transfer-encoding")
             head.is_chunked = True
         elif rule is Rule.CONTENT_TYPE:
             head.content_type = value
@@ -317,7 +321,7 @@ def _take_special(head: RequestHead, version: str, special: dict[Rule, bytes]) -
         elif rule is Rule.RESIDENCY:
             head.residency = value
     if head.is_chunked and head.content_length is not None:
-        raise malformed("Content-Length and Transfer-Encoding exclude each other.")
+        raise malformed("Content-Length and Transfer-Encoding exclude each other.", param="content-length")
 
 
 def _is_json(content_type: bytes) -> bool:
@@ -337,13 +341,14 @@ def _check_body_is_announced(head: RequestHead) -> None:
     if head.method == b"GET" and head.has_body:
         raise malformed("A GET has no body here.")
     if head.method == b"POST" and head.content_length is None and not head.is_chunked:
-        raise malformed("A POST needs Content-Length or Transfer-Encoding.", status=411)
+        message = "A POST needs Content-Length or Transfer-Encoding."
+        raise malformed(message, param="content-length", status=411)
 
 
 def _check_host(host: bytes | None) -> None:
     match = _HOST.fullmatch(host) if host is not None else None
     if match is None or (match[1] is not None and int(match[1]) > 65535):
-        raise malformed("Exactly one valid Host header is needed.")
+        raise malformed("Exactly one valid Host header is needed.", param="host")
 
 
 def _obey_connection(head: RequestHead, connection: bytes) -> None:
@@ -403,7 +408,6 @@ class BadResponse(Exception):
     """The backend's head can't be trusted."""
 
 
-_MAX_REASON_BYTES = 256
 # llhttp lets them through; some clients read a status line with them as none at all (RFC 9112 4).
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

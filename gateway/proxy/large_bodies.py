@@ -111,8 +111,10 @@ class _Child:
             raise EOFError("no answer")
         told = orjson.loads(line)
         if "refused" in told:
-            status, message, param = told["refused"]
-            raise invalid(message, param=param, status=status)
+            status, message, param, cause = told["refused"]
+            refusal = invalid(message, param=param, status=status)
+            refusal.cause = cause
+            raise refusal
         model, stream, span = told["read"]
         return BodyFacts(model, stream, span and tuple(span))
 
@@ -143,7 +145,7 @@ def _looked_at(asked: dict[str, object], body: bytes) -> dict[str, object]:
         content_type = str(asked["content_type"]).encode("latin-1")
         facts = facts_of(content_type, body, is_json=bool(asked["is_json"]), finds_span=True)
     except Refusal as refusal:
-        return {"refused": (refusal.status, refusal.message, refusal.param)}
+        return {"refused": (refusal.status, refusal.message, refusal.param, refusal.cause)}
     return {"read": (facts.model, facts.stream, facts.model_span)}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from gateway.proxy.errors import Refusal, invalid
+from gateway.proxy.errors import Refusal, invalid, unreadable
 
 # An upload has a file and a handful of fields, each with two or three headers; what has more is no upload.
 MAX_PARTS = 64
@@ -44,21 +44,21 @@ def model_span(content_type: bytes, body: bytes) -> tuple[int, int] | None:
     """Start and end of the value of the field `model`; None without one. Raises Refusal 400."""
     delimiter = b"--" + _boundary_of(content_type)
     if not body.startswith(delimiter):
-        raise invalid("The multipart body does not begin with its boundary.")
+        raise unreadable("The multipart body does not begin with its boundary.")
     spans: list[tuple[int, int]] = []
     at, parts = len(delimiter), 0
     while body[at : at + 2] == b"\r\n":
         parts += 1
         if parts > MAX_PARTS:
-            raise invalid(f"The upload has more than {MAX_PARTS} parts.")
+            raise unreadable(f"The upload has more than {MAX_PARTS} parts.")
         part = _read_part(body, at + 2, delimiter)
         if part.is_model:
             spans.append((part.start, part.end))
         at = part.end + 2 + len(delimiter)
     if body[at:] not in (b"--", b"--\r\n") or not parts:
-        raise invalid("The multipart body does not end with its boundary.")
+        raise unreadable("The multipart body does not end with its boundary.")
     if body.count(delimiter) != parts + 1:
-        raise invalid("The multipart boundary stands inside of a part.")
+        raise unreadable("The multipart boundary stands inside of a part.")
     if len(spans) > 1:
         raise invalid("'model' is given more than once.", param="model")
     return spans[0] if spans else None
@@ -68,7 +68,7 @@ def _boundary_of(content_type: bytes) -> bytes:
     match = _BOUNDARY.fullmatch(content_type)
     boundary = (match[1] or match[2]) if match is not None else b""
     if content_type.lower().count(b"boundary") != 1 or not _BOUNDARY_VALUE.fullmatch(boundary):
-        raise invalid("The multipart boundary must stand once and have 1 to 70 characters.")
+        raise unreadable("The multipart boundary must stand once and have 1 to 70 characters.")
     return boundary
 
 
@@ -76,11 +76,11 @@ def _read_part(body: bytes, start: int, delimiter: bytes) -> _Part:
     """The part whose headers begin at `start`. Raises Refusal."""
     headers_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEADER_BYTES)
     if headers_end < 0:
-        raise invalid("A part of the upload has no header, or too large a one.")
+        raise unreadable("A part of the upload has no header, or too large a one.")
     content = headers_end + 4
     end = body.find(b"\r\n" + delimiter, content)
     if end < 0 or body.startswith(delimiter, content):
-        raise invalid("The multipart body does not end with its boundary.")
+        raise unreadable("The multipart body does not end with its boundary.")
     return _Part(_is_model(_headers_of(body[start:headers_end])), content, end)
 
 
@@ -113,4 +113,4 @@ def _is_model(headers: dict[bytes, bytes]) -> bool:
 
 
 def _bad_header() -> Refusal:
-    return invalid("A part of the upload has a header that readers may read differently.")
+    return unreadable("A part of the upload has a header that readers may read differently.")

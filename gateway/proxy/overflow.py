@@ -10,7 +10,7 @@ import re
 
 import orjson
 
-from gateway.proxy.errors import invalid
+from gateway.proxy.errors import unreadable
 
 # Digits alike, and one spelling of e.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
@@ -32,7 +32,7 @@ def refuse_overflow(body: bytes) -> None:
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise invalid(f"The body is not JSON that every reader reads alike: {error}.") from None
+        raise unreadable(f"The body is not JSON that every reader reads alike: {error}.") from None
 
 
 def _is_suspect(body: bytes) -> bool:

@@ -7,7 +7,7 @@ slash can't reach anything: it simply is not in the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -50,6 +50,9 @@ _WILD = {b"/v1/images/": "/v1/images/*", b"/v1/audio/": "/v1/audio/*"}
 _MODEL_PATH = re.compile(rb"/v2/models/([A-Za-z0-9_~-][A-Za-z0-9._~:-]{0,255})/(infer|ready)")
 # Enough for "images/generations" and deeper ones of the kind.
 _MAX_WILD_SEGMENTS = 4
+_INFER, _READY = _MODEL_PATHS = ("/v2/models/*/infer", "/v2/models/*/ready")
+# A path may be thousands of segments long; the served ones are not, and so far it is looked at.
+_MAX_OUTLINE_SEGMENTS = 8
 
 
 class PathTable:
@@ -80,6 +83,7 @@ class PathTable:
             path.removesuffix("*").encode(): Endpoint(path, b"GET", ModelSource.QUERY, is_tunnel=True)
             for path in self.websocket_paths
         }
+        self._heads, self._tails = self._outlines()
 
     def find(self, method: bytes, path: bytes) -> Endpoint:
         """Raises Refusal 404 for an unknown path, 405 for a known one with another method."""
@@ -102,12 +106,44 @@ class PathTable:
             )
         return endpoint
 
+    def shown(self, path: bytes) -> str:
+        """What may be logged of the path of a request that was refused: bounded, and nothing of its own.
+
+        The endpoint's name, whatever the method; of any other path only what a served one begins or ends
+        with too, the longer of both: `/v1/chat/*` of a slip in the last word, `/*/chat/completions` behind
+        the prefix of another API.
+        """
+        endpoint = self._exact.get(path) or self._find_pattern(path) or self._find_tunnel(path)
+        if endpoint is not None:
+            return endpoint.name
+        first = path.split(b"/", _MAX_OUTLINE_SEGMENTS + 1)[1:]
+        last = path.rsplit(b"/", _MAX_OUTLINE_SEGMENTS)[1:]
+        head = _longest(self._heads, lambda count: first[:count])
+        tail = _longest(self._tails, lambda count: last[-count:])
+        return f"/*{tail}" if tail.count("/") > head.count("/") else f"{head}/*"
+
+    def _outlines(self) -> tuple[dict[bytes, str], dict[bytes, str]]:
+        """How served paths begin and how they end, in whole segments, by the bytes of a path."""
+        names = {endpoint.name for endpoint in (*self._exact.values(), *self._tunnels.values())}
+        names |= {*self._wild.values(), *_MODEL_PATHS}
+        heads: dict[bytes, str] = {}
+        tails: dict[bytes, str] = {}
+        for name in names:
+            segments = name.split("/")[1:]
+            for count in range(1, len(segments) + 1):
+                head, tail = segments[:count], segments[-count:]
+                if "*" not in head:
+                    heads["/".join(head).encode()] = "/" + "/".join(head)
+                if "*" not in tail:
+                    tails["/".join(tail).encode()] = "/" + "/".join(tail)
+        return heads, tails
+
     def _find_pattern(self, path: bytes) -> Endpoint | None:
         if (match := _MODEL_PATH.fullmatch(path)) is not None:
             model = match[1].decode()
             if match[2] == b"infer":
-                return Endpoint("/v2/models/*/infer", b"POST", ModelSource.PATH, model=model)
-            return Endpoint("/v2/models/*/ready", b"GET", local_path=LocalPath.MODEL_READY, model=model)
+                return Endpoint(_INFER, b"POST", ModelSource.PATH, model=model)
+            return Endpoint(_READY, b"GET", local_path=LocalPath.MODEL_READY, model=model)
         for prefix, name in self._wild.items():
             if _is_below(prefix, path):
                 return Endpoint(name, b"POST", ModelSource.BODY_OPTIONAL)
@@ -118,6 +154,12 @@ class PathTable:
             if path == start or (start.endswith(b"/") and _is_below(start, path)):
                 return endpoint
         return None
+
+
+def _longest(known: Mapping[bytes, str], part: Callable[[int], list[bytes]]) -> str:
+    """The longest known part of a path, of which `part` gives so many segments; empty without one."""
+    counts = range(_MAX_OUTLINE_SEGMENTS, 0, -1)
+    return next((found for count in counts if (found := known.get(b"/".join(part(count))))), "")
 
 
 def _is_below(prefix: bytes, path: bytes) -> bool:

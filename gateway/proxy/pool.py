@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.config.fleet import BackendEndpoint, endpoints_of
+from gateway.config.refused_names import RefusedNames
 from gateway.config.schema import Config
 from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
@@ -17,8 +17,6 @@ from gateway.ports import Clock
 from gateway.proxy.socket_bounds import bound_made
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.writes import WriteBatch
-
-log = logging.getLogger(__name__)
 
 MIN_SECRET_BYTES = 8
 
@@ -46,6 +44,7 @@ class UpstreamPool:
         self.writes = writes
         self.ssl_context = ssl_context
         self._is_retired = False
+        self._names = RefusedNames()
         # What every request to this backend begins with.
         self.request_lines = b"host: %b\r\n" % endpoint.host_header
         self.secret = b""  # what no client may see; empty: none, or too short to be told from other text
@@ -101,8 +100,9 @@ class UpstreamPool:
         """A name may lead anywhere, and elsewhere tomorrow. Raises ConnectFailed before a byte is sent."""
         if (reason := self.endpoint.why_not_with(transport.get_extra_info("peername"))) is not None:
             transport.abort()
-            log.warning("%s: its name leads to %s", self.endpoint.backend_id, reason)
+            self._names.refused(self.endpoint.backend_id, reason)
             raise ConnectFailed(Reason.CONNECT_FAILED)
+        self._names.good(self.endpoint.backend_id)
 
     def give_back(self, connection: UpstreamConnection) -> None:
         now_s = self._clock()

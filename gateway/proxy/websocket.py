@@ -59,10 +59,11 @@ def handshake_of(head: RequestHead) -> Handshake:
         raise _needs_websocket()
     key = asked.get(b"sec-websocket-key", b"")
     if not _is_key(key):
-        raise malformed("Sec-WebSocket-Key must be 16 bytes in base64.")
+        raise malformed("Sec-WebSocket-Key must be 16 bytes in base64.", param="sec-websocket-key")
     protocols = _list_of(asked.get(b"sec-websocket-protocol", b""))
     if not all(map(_TOKEN.fullmatch, protocols)) or len(set(protocols)) != len(protocols):
-        raise malformed("Sec-WebSocket-Protocol must be a list of different names.")
+        message = "Sec-WebSocket-Protocol must be a list of different names."
+        raise malformed(message, param="sec-websocket-protocol")
     return Handshake(key, tuple(protocols), asked.get(b"sec-websocket-extensions", b""))
 
 

@@ -107,6 +107,10 @@ class AccessLog:
         }
         if record.key is not None:
             fields["key"] = record.key
+        if record.refused is not None:
+            fields["refused"] = record.refused
+        if record.param is not None:
+            fields["param"] = record.param
         if record.passed_over:
             fields["passed_over"] = record.passed_over
         if record.retries:

@@ -72,8 +72,9 @@ REFUSED = MetricSpec(
     ("reason",),
     "Requests refused for what they are, before any byte went to a backend: malformed, head_too_large, "
     "framing_too_large (chunk extensions, trailers), body_too_large, too_slow, expectation, method, "
-    "not_found (path or model), content_type, invalid (well framed, but what it says is wrong), "
-    "unauthorized, max_memory (for what the gateway is: out of memory).",
+    "not_found (path or model), content_type, unreadable_body (not the JSON or multipart that it should be), "
+    "invalid (a field or header of it is wrong), not_websocket (on a path of tunnels), unauthorized, "
+    "max_memory (for what the gateway is: out of memory).",
 )
 RETRIES = MetricSpec(
     "retries_total",

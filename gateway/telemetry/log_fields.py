@@ -43,8 +43,10 @@ FIELDS: tuple[LogField, ...] = (
         "path",
         str,
         "",
-        "empty for an unknown path, an unreadable head, and without a good key where one is needed",
-        "The endpoint, never the query; `/v1/images/*` and the like for families of paths.",
+        "empty when the request's head could not be read",
+        "The endpoint, never the query; `/v1/images/*` and the like for families of paths. Of a path that is "
+        "not served only what a served one begins or ends with too, so that nothing of a client's own choice "
+        "is here: `/v1/chat/*`, `/*/chat/completions`, `/*`.",
     ),
     LogField(
         "model",
@@ -167,6 +169,22 @@ FIELDS: tuple[LogField, ...] = (
         "",
         "absent without `keys`, and when no good one was shown",
         "The name of the [client key](how-to/give-out-client-keys.md) that was shown.",
+        is_optional=True,
+    ),
+    LogField(
+        "refused",
+        str,
+        "",
+        "absent unless the request was refused for what it is, or for want of memory",
+        "Why: a `reason` of [`spillway_refused_total`](metrics.md), as `malformed` or `unreadable_body`.",
+        is_optional=True,
+    ),
+    LogField(
+        "param",
+        str,
+        "",
+        "absent unless one field or header was wrong",
+        "Which one, as in the `param` of the answer: `model`, `content-length`. Never what it held.",
         is_optional=True,
     ),
     LogField(

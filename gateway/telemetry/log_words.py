@@ -94,6 +94,7 @@ def _way(fields: dict[str, Any]) -> Iterator[str]:
         code = fields["error_code"]
         words = f": {_CODE_WORDS[code]}" if code in _CODE_WORDS else ""
         yield f"No backend was tried. It was refused with {code}{words}."
+        yield from _fault(fields)
     spill = fields.get("spill_reason")
     if spill is not None:
         not_to = f"the preferred tier {preferred}" if preferred else "the preferred tier"
@@ -105,6 +106,15 @@ def _way(fields: dict[str, Any]) -> Iterator[str]:
     if passed_over := fields.get("passed_over"):
         when = "When its first attempt began" if fields.get("backend") else "When it was refused"
         yield f"{when}, these backends did not serve it: {passed_over}."
+
+
+def _fault(fields: dict[str, Any]) -> Iterator[str]:
+    """What was wrong with a request that was refused for what it is."""
+    refused, param = fields.get("refused"), fields.get("param")
+    if refused and param:
+        yield f"What was wrong: {param} ({refused})."
+    elif refused:
+        yield f"What was wrong: {refused}."
 
 
 def _repeats(fields: dict[str, Any]) -> Iterator[str]:
@@ -149,5 +159,8 @@ def _end(fields: dict[str, Any]) -> str:
         return f"{sent}{with_code}{clock}. The gateway itself failed; its own log says how."
     if code and not fields.get("backend"):  # the refusal has been told
         return f"{sent}{clock}."
-    happened = "" if reason == "completed" else f", {_CODE_WORDS.get(str(code)) or _happened(str(reason))}"
+    words = _CODE_WORDS.get(str(code))
+    if code == "upstream_unreachable" and reason != "server_error":
+        words = None  # the reason says more; that one says it of an answer, which the client has not got
+    happened = "" if reason == "completed" else f", {words or _happened(str(reason))}"
     return f"{sent}{with_code}{clock}. Outcome {outcome}: {reason}{happened}."

@@ -37,10 +37,6 @@ class _Family:
         self.values: dict[Series, float] = {}
         self.exemplars: dict[Series, Exemplar] = {}
 
-    @property
-    def is_cumulative(self) -> bool:
-        return self.kind in _CUMULATIVE
-
     def take(self, values: Mapping[Series, float], across: Across) -> None:
         combine = _COMBINE[across]
         for series, value in values.items():

@@ -6,14 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.core.model import Backend, Candidate, Plan, PlanReason
-
-
-def plan_over(*backend_ids: str) -> Plan:
-    seats = [
-        Candidate(Backend(b, "http://b", 1), "c", "primary", PlanReason.FIRST_CHOICE) for b in backend_ids
-    ]
-    return Plan(tuple(seats), "primary")
+from gateway.core.model import Plan
+from tests.waiting import plan_over
 
 
 async def taken(store, *backend_ids: str) -> str | None:

@@ -54,16 +54,6 @@ def test_samples_are_forgotten_after_a_minute_and_no_sooner_than_fifty_seconds()
     assert sum(digest.counts(10_001.0)) == 1
 
 
-@given(
-    st.lists(st.floats(0.001, 100), max_size=60),
-    st.lists(st.floats(0.001, 100), max_size=60),
-)
-def test_merged_digests_are_the_digest_of_all(mine, theirs):
-    merged = digest_of(*mine)
-    merged.merge(digest_of(*theirs).counts(0.0), 0.0)
-    assert merged.counts(0.0) == digest_of(*mine, *theirs).counts(0.0)
-
-
 def test_a_quantile_is_fresh_within_half_a_second():
     digest = digest_of(*[0.1] * 30)
     assert digest.quantile_s(0.5, 0.0) == pytest.approx(0.1, rel=0.19)

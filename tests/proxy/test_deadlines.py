@@ -83,14 +83,14 @@ async def test_a_malformed_deadline_is_a_400_that_names_the_header(impatient, va
 async def test_nobody_is_tried_who_needs_longer_than_there_is_time(impatient):
     gateway, primary, backup = impatient
     gateway.gateway.apply(Drained("primary"))
-    backup.default = [0.3, reply()]
+    backup.default = [0.2, reply()]
     await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
     for _ in range(2):
         await asyncio.gather(*(gateway.ask(post()) for _ in range(8)))
     gateway.gateway.apply(Undrained("primary"))
     asked = len(backup.requests)
     primary.will(reply(THEIRS, status="500 Broken"))
-    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.2"))
+    answer = await gateway.ask(post(BODY, f"{DEADLINE}: 0.15"))
     assert (answer.status, answer.body) == (500, THEIRS)
     primary.will(reply(THEIRS, status="500 Broken"))
     assert (await gateway.ask(post(BODY, f"{DEADLINE}: 20"))).status == 200

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from gateway.core.fleet import Drained, Undrained
+from gateway.core.model import Outcome, Reason
 from tests.proxy.dialogue import BODY, HANG, Ending, chunk, event_stream, post, reply, settled
+from tests.proxy.telling import ends, listen
 
 OWN_ERROR = b'{"error":{"message":"theirs"}}'
 STATUSES = ["500 Broken", "502 Bad", "503 Full", "504 Late", "429 Full"]
@@ -216,8 +218,11 @@ async def test_a_broken_error_answer_does_not_become_a_fault_of_the_gateway(
         assert (await gateway.ask(post())).header("x-spillway-cluster") == "primary"
     broken = b"HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"hello")
     primary.will(broken + b"ZZ\r\n")
+    told = listen(gateway)
     answer = await gateway.ask(post())
     assert (answer.status, answer.error["code"]) == (502, "upstream_unreachable")
+    assert gateway.records[-1].outcome == Outcome.of(Reason.TRUNCATED)
+    assert [end.outcome.reason for end in ends(told)] == [Reason.SERVER_ERROR], "what it said it was"
     done.set()
     assert (await busy.answer()).status == 200
 
@@ -323,6 +328,8 @@ async def test_a_defect_while_it_plans_anew_costs_the_request_and_nothing_else(t
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert await settled(lambda: gateway.is_clean)
     assert not backup.requests
+    (record,) = gateway.records
+    assert (record.outcome, record.error_code) == (None, "internal_error")
 
 
 # --- what a request leaves behind, so that it can be explained ---------------------------------------------
@@ -360,3 +367,34 @@ async def test_a_model_that_nobody_may_serve_leaves_behind_why(start_backend, st
     assert (await gateway.ask(post())).status == 503
     gateway.gateway.apply(Undrained("primary"))
     assert gateway.records[0].passed_over == "primary: 1 drained"
+
+
+FAILURES = {
+    "reset": ([Ending.RST], "upstream_unreachable", Reason.RESET),
+    "no-http": ([b"garbage\r\n\r\n"], "upstream_unreachable", Reason.BAD_RESPONSE),
+    "silence": ([HANG], "upstream_timeout_first_byte", Reason.FIRST_BYTE_TIMEOUT),
+    "nobody": (None, "upstream_unreachable", Reason.CONNECT_FAILED),
+}
+
+
+@pytest.mark.parametrize(("script", "code", "reason"), FAILURES.values(), ids=FAILURES)
+async def test_the_reason_of_a_failed_request_is_how_its_last_attempt_failed(
+    start_backend, start_gateway, script, code, reason
+):
+    backend = await start_backend()
+    gateway = await start_gateway("timeouts: {first_byte: 200ms}", backend)
+    if script is None:
+        await backend.refuse()
+    else:
+        backend.will(*script)
+    assert (await gateway.ask(post())).error["code"] == code
+    (record,) = gateway.records
+    assert (record.error_code, record.outcome) == (code, Outcome.of(reason))
+
+
+async def test_a_deadline_that_passes_without_an_attempt_is_no_backend_s_error(impatient):
+    gateway, *_ = impatient
+    answer = await gateway.ask(post(BODY, "x-spillway-deadline: 0"))
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout_total")
+    (record,) = gateway.records
+    assert record.outcome == Outcome.of(Reason.CLIENT_LEFT)

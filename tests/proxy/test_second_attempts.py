@@ -111,6 +111,34 @@ async def test_a_circuit_that_opened_while_the_attempt_connected(impatient):
     pool.connect = connect
 
 
+LOST = {
+    "500 Broken": (502, "upstream_unreachable", Reason.SERVER_ERROR),
+    "429 Full": (429, "no_capacity", Reason.REFUSED),
+}
+
+
+@pytest.mark.parametrize(("status", "told"), LOST.items(), ids=LOST)
+async def test_an_error_answer_given_up_for_a_backend_that_was_lost_meanwhile(impatient, status, told):
+    """The backup's circuit opens while it is connected to: the first one's answer is gone by then."""
+    gateway, primary, backup = impatient
+    backup_id = f"backup@127.0.0.1:{backup.port}"
+    pool = gateway.plane.pools[backup_id]
+    connect = pool.connect
+
+    async def connect_too_late():
+        connection = await connect()
+        trip(gateway, backup_id)
+        return connection
+
+    pool.connect = connect_too_late
+    primary.will(reply(status=status))
+    answer = await gateway.ask(post())
+    assert not backup.requests
+    (record,) = gateway.records
+    assert (answer.status, answer.error["code"], record.outcome.reason) == told
+    pool.connect = connect
+
+
 async def test_the_probe_itself_may_connect(impatient):
     """It holds the one permit: that this is taken does not speak against it."""
     gateway, primary, _ = impatient

@@ -12,6 +12,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import refused_hosts
 from gateway.config.loading import load_whole
+from gateway.config.refused_names import MAX_TOLD, RefusedNames
 from gateway.health import resolving
 from tests.discovery.dns_double import DnsDouble
 from tests.proxy.conftest import Running
@@ -76,6 +77,60 @@ async def test_nobody_asks_after_its_health_there(
     assert backend.received_bytes == 0 and not backend.requests
 
 
+def warnings_of(caplog, backend) -> list[str]:
+    said = [record.getMessage() for record in caplog.records]
+    return [line for line in said if str(backend.port) in line and "its name leads" in line]
+
+
+@pytest.mark.parametrize("probe", ["http", "tcp"])
+async def test_it_is_said_once_and_again_when_it_changes(
+    monkeypatch, start_backend, start_gateway, caplog, probe
+):
+    backend = await start_backend()
+    gateway = await start_gateway(asked(backend.port, probe), good_request=get("/v1/models"))
+
+    def lead(*refused: str) -> None:
+        monkeypatch.setattr(refused_hosts, "_METADATA", frozenset(map(ip_address, refused)))
+
+    with caplog.at_level(logging.WARNING):
+        for number in (1, 2):
+            lead("127.0.0.1")
+            assert await settled(lambda: not state(gateway).health.is_open)
+            await asyncio.sleep(0.15)  # five probes, and as many looks at the metrics
+            said = warnings_of(caplog, backend)
+            lead()
+            assert await settled(lambda: state(gateway).health.is_open)
+            assert len(said) == 2 * number - 1, said
+            assert await settled(lambda n=number: len(warnings_of(caplog, backend)) == 2 * n)
+            assert warnings_of(caplog, backend)[-1].endswith("may be again")
+
+
+async def test_requests_that_find_it_refused_say_so_once(
+    loopback_is_refused, start_backend, start_gateway, caplog
+):
+    backend = await start_backend()
+    gateway = await start_gateway(fleet(backend.port), good_request=get("/v1/models"))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            assert (await gateway.ask(post())).status == 502
+    assert len(warnings_of(caplog, backend)) == 1
+
+
+def test_a_name_that_leads_elsewhere_each_time_is_not_told_for_ever(caplog):
+    names = RefusedNames()
+    for number in range(50):
+        names.refused("a@x:1", f"169.254.0.{number}, a link-local address")
+        names.refused("b@y:1", "169.254.0.1, a link-local address")
+    assert sum("a@x:1" in record.getMessage() for record in caplog.records) == MAX_TOLD
+    assert sum("b@y:1" in record.getMessage() for record in caplog.records) == 1
+    names.forget_all_but({"a@x:1"})
+    names.good("a@x:1")
+    names.good("b@y:1")
+    assert [record.getMessage() for record in caplog.records[MAX_TOLD + 1 :]] == [
+        "a@x:1: its name leads to where a backend may be again"
+    ]
+
+
 @pytest.mark.parametrize("probe", PROBES)
 async def test_unless_that_is_allowed(loopback_is_refused, start_backend, start_gateway, probe):
     backend = await start_backend()
@@ -125,7 +180,7 @@ async def test_of_several_addresses_the_good_ones_are_left(monkeypatch, start_ba
     gateway = await start_gateway(fleet(backend.port))
     (pool,) = gateway.plane.pools.values()
     resolving.asked_endpoint.set(pool.endpoint)
-    resolver = resolving.BackendResolver()
+    resolver = resolving.BackendResolver(RefusedNames())
 
     async def resolve(*_):
         return [{"host": host} for host in ("169.254.169.254", "192.0.2.1", "::ffff:169.254.169.254")]

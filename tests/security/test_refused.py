@@ -24,7 +24,11 @@ REFUSED = {
     "not_found": cases.target(b"/metrics"),
     "not_found-model": post(b'{"model":"none"}'),
     "content_type": post(b"x", "Content-Type: text/plain"),
-    "invalid": post(b"[]"),
+    "unreadable_body": post(b"[]"),
+    "unreadable_body-deep": post(b"[" * 5000),
+    "unreadable_body-form": post(b"x", "Content-Type: multipart/form-data; boundary=b"),
+    "invalid": post(b"{}"),
+    "not_websocket": b"GET /v1/realtime?model=m HTTP/1.1\r\n" + cases.HOST + b"\r\n",
     "invalid-deadline": post(b'{"model":"m"}', "x-spillway-deadline: soon"),
 }
 

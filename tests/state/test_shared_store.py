@@ -22,11 +22,11 @@ from gateway.core.fleet import (
 )
 from gateway.core.latency import LatencySummary
 from gateway.core.model import Backend, Candidate, Plan, PlanReason, Reason
-from gateway.ports import Lease, Want
 from gateway.state.grants import TTL_S
 from gateway.state.keys import Keys
 from gateway.state.redis import RedisLink
 from gateway.state.shared import Company, LinkFailed, SharedStore
+from tests.waiting import Waiting
 
 LONG_S = 5.0
 
@@ -356,32 +356,10 @@ async def test_cancelled_while_it_asks_a_request_leaves_no_slot_taken(redis_serv
         assert await one.take(1, "a") == ["a"]
 
 
-class Waiting:
-    """Who waits at one gateway: `wanted` of them for one backend; each takes the slot that comes."""
-
-    def __init__(self, gateway: Gateway, backend_id: str) -> None:
-        self.store, self.backend_id = gateway.store, backend_id
-        self.wanted, self.since_s = 0, 0.0
-        self.leases: list[Lease] = []
-        self.store.watch(self)
-
-    def begin(self, wanted: int = 1) -> None:
-        self.wanted, self.since_s = wanted, time.monotonic()
-        self.store.wants_changed()
-
-    def wants(self) -> list[Want]:
-        return [Want((self.backend_id,), self.wanted, self.since_s)] if self.wanted else []
-
-    def on_room(self, backend_id: str) -> None:
-        while self.wanted and (lease := self.store.lease_now(plan_over(backend_id))) is not None:
-            self.wanted -= 1
-            self.leases.append(lease)
-
-
 async def test_who_waits_gets_the_slot_that_another_gateway_frees(redis_server):
     async with gateways(redis_server, 2, a=1) as (one, other):
         lease = await one.store.lease(plan_over("a"))
-        waiting = Waiting(other, "a")
+        waiting = Waiting(other.store, "a")
         waiting.begin()
         await asyncio.sleep(0.08)
         calls = other.store._link.calls
@@ -396,7 +374,7 @@ async def test_who_waits_gets_the_slot_that_another_gateway_frees(redis_server):
 async def test_a_slot_is_kept_for_who_waits_and_goes_to_who_has_waited_longest(redis_server):
     async with gateways(redis_server, 3, a=1) as (one, early, late):
         lease = await one.store.lease(plan_over("a"))
-        first, second = Waiting(early, "a"), Waiting(late, "a")
+        first, second = Waiting(early.store, "a"), Waiting(late.store, "a")
         first.begin()
         await asyncio.sleep(0.06)
         second.begin()
@@ -414,7 +392,7 @@ async def test_a_slot_is_kept_for_who_waits_and_goes_to_who_has_waited_longest(r
 async def test_who_waits_no_more_or_is_gone_holds_nobody_up(redis_server):
     async with gateways(redis_server, 3, a=1) as (one, other, third):
         lease = await one.store.lease(plan_over("a"))
-        waiting, left = Waiting(other, "a"), Waiting(third, "a")
+        waiting, left = Waiting(other.store, "a"), Waiting(third.store, "a")
         waiting.begin()
         left.begin()
         await asyncio.sleep(0.06)
@@ -430,7 +408,7 @@ async def test_who_waits_no_more_or_is_gone_holds_nobody_up(redis_server):
 async def test_many_wait_at_two_gateways_and_each_slot_wakes_one(redis_server):
     async with gateways(redis_server, 3, a=4) as (one, other, third):
         leases = [await one.store.lease(plan_over("a")) for _ in range(4)]
-        rooms = [Waiting(other, "a"), Waiting(third, "a")]
+        rooms = [Waiting(other.store, "a"), Waiting(third.store, "a")]
         for room in rooms:
             room.begin(4)
         await asyncio.sleep(0.06)
@@ -445,7 +423,7 @@ async def test_many_wait_at_two_gateways_and_each_slot_wakes_one(redis_server):
 async def test_cut_off_who_waits_gets_this_gateway_s_share(redis_server):
     async with gateways(redis_server, 2, a=4) as (one, other):
         leases = [await one.store.lease(plan_over("a")) for _ in range(4)]
-        waiting = Waiting(other, "a")
+        waiting = Waiting(other.store, "a")
         waiting.begin(3)
         await asyncio.sleep(0.06)
         other.store._link.failure = LinkFailed("gone")

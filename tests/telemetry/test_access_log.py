@@ -124,6 +124,8 @@ RECORDS = st.builds(
     stream=st.booleans(),
     status=st.integers(-1, 99999),
     error_code=st.none() | any_text,
+    refused=st.none() | any_text,
+    param=st.none() | any_text,
     outcome=st.none() | st.builds(Outcome, st.sampled_from(Verdict), st.sampled_from(Reason)),
     cluster=any_text,
     tier=any_text,
@@ -143,6 +145,11 @@ def test_a_request_that_waited_says_how_long(record: Record) -> None:
     assert logged(record(held=Held("primary", 0.1234567, "spilled")))["queue_ms"] == 123.456
 
 
+def test_a_refused_request_says_what_was_wrong(record: Record) -> None:
+    line = logged(record(refused="invalid", param="model"))
+    assert (line["refused"], line["param"]) == ("invalid", "model")
+
+
 def test_a_hedged_request_says_so(record: Record) -> None:
     line = logged(record(attempts=2, hedge=Hedged("there", "lost")))
     assert (line["attempts"], line["hedged"]) == (2, True)
@@ -153,7 +160,8 @@ def test_a_hedged_request_says_so(record: Record) -> None:
 def test_any_record_becomes_one_line_of_json(any_record: RequestRecord, now_s: float) -> None:
     line = logged(any_record, now_s)
     assert line["status"] == any_record.status
-    assert list(line) == [field.name for field in FIELDS if not field.is_optional]
+    noted = {name for name in ("refused", "param") if getattr(any_record, name) is not None}
+    assert list(line) == [field.name for field in FIELDS if not field.is_optional or field.name in noted]
 
 
 @settings(max_examples=40, deadline=None)

@@ -52,6 +52,24 @@ def test_a_request_to_the_preferred_tier(record: Record) -> None:
     )
 
 
+REFUSED: dict[str, Any] = {"status": 400, "error_code": "invalid_request", "backend": "", "attempts": 0}
+
+
+@pytest.mark.parametrize(
+    ("noted", "words"),
+    [
+        ({"refused": "invalid", "param": "model"}, "What was wrong: model (invalid)."),
+        ({"refused": "unreadable_body"}, "What was wrong: unreadable_body."),
+    ],
+)
+def test_a_refused_one_says_what_was_wrong(record: Record, noted: dict[str, str], words: str) -> None:
+    said = told(record(**REFUSED, **noted))
+    assert (
+        f"It was refused with invalid_request: it was not valid; the answer said what was wrong.\n{words}"
+        in said
+    )
+
+
 def test_a_spilled_one_says_what_was_so_above(record: Record) -> None:
     words = told(record(tier="spot", spill_reason="full", passed_over="primary: 2 full; backup: 1 drained"))
     assert "Why not the preferred tier primary (full): it had no free slot." in words
@@ -79,6 +97,9 @@ def test_a_failure_of_the_gateway_s_own_words_is_not_taken_for_an_answer(record:
     words = told(record(**failed, ttft_s=None))
     assert "Nobody else could try" in words
     assert words.endswith("Outcome dropped: server_error, no backend could be reached.")
+    failed["outcome"] = Outcome.of(Reason.TRUNCATED)
+    words = told(record(**failed, ttft_s=None))
+    assert words.endswith("Outcome dropped: truncated, cut short after the first byte.")
 
 
 def test_a_refusal_says_why_no_tier_served(record: Record) -> None:
