@@ -53,14 +53,31 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, this is the loop that asyncio asks; then it is closed."""
+        """Inside, this is the loop that asyncio asks; then it is closed, and all tasks are at their end.
+
+        Raises RuntimeError if one still waits when nothing is left to happen.
+        """
         outer = events._get_running_loop()
         events._set_running_loop(self)
+        left: set[asyncio.Task[Any]] = set()
         try:
             yield
+            left = asyncio.all_tasks(self)
         finally:
-            events._set_running_loop(outer)
-            self.close()
+            try:
+                self._cancel_tasks()
+            finally:
+                events._set_running_loop(outer)
+                self.close()
+        if left:
+            raise RuntimeError(f"waits for what never comes: {left}")
+
+    def _cancel_tasks(self) -> None:
+        """As asyncio.run does at its end, which may be an exception's: nothing else happens any more."""
+        self._timeline.forget(lambda action: not isinstance(getattr(action, "__self__", None), _Call))
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self._timeline.run()
 
     # --- what asyncio asks of a loop -----------------------------------------------------------------
 

@@ -166,8 +166,9 @@ class SharedStore:
     async def _lease_among(self, candidates: Sequence[Candidate]) -> Candidate | None:
         now_s = self._clock()
         candidate = self._book.take(candidates, now_s)
-        if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
-            candidate = await self._ask(ask)
+        if candidate is None and not self._is_stopping:  # then no word would come
+            if (ask := self._book.to_ask(candidates, now_s)) is not None:
+                candidate = await self._ask(ask)
         return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
 
     def release(self, lease: Lease) -> None:
@@ -276,7 +277,7 @@ class SharedStore:
     def _ask_again(self, waiting: _Waiting) -> None:
         if waiting.future.done():
             return
-        if self._book.is_cut_off:
+        if self._book.is_cut_off or self._is_stopping:
             waiting.future.set_result(None)
         else:
             self._asks.append(waiting)
