@@ -31,6 +31,10 @@ class Timeline:
         else:
             self._now.append((action, details))
 
+    def soon(self, action: Callable[..., object], *details: Any) -> None:
+        """Calls `action(*details)` now, after all that was asked for now before."""
+        self._now.append((action, details))
+
     def run(self) -> None:
         heap, now = self._heap, self._now
         while True:
