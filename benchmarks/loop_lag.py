@@ -1,6 +1,6 @@
 """How long does a large request body keep all other streams of a gateway waiting?
 
-usage: python benchmarks/loop_lag.py [--quick]
+example: scripts/bench loop_lag --rounds 5
 
 A gateway runs in this process; a client and a backend run in another one. Every half millisecond something
 looks at the clock on the gateway's loop: by what it comes too late any stream would have waited. "read" is
@@ -13,19 +13,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
+import json
 import multiprocessing
 import multiprocessing.connection
+import sys
 import time
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import uvloop
 
-from gateway.app import Gateway
-from gateway.config.loading import parse
-from gateway.proxy import bodies, exchange
-from gateway.proxy.bodies import facts_of
+REPO = Path(__file__).resolve().parents[1]
+sys.path += [str(REPO / "benchmarks" / "peers"), str(REPO)]
+
+from peers import git_commit  # noqa: E402
+from processes import machine_busy_s  # noqa: E402
+from report import machine, table  # noqa: E402
+
+from gateway.app import Gateway  # noqa: E402
+from gateway.config.loading import parse  # noqa: E402
+from gateway.proxy import bodies, exchange  # noqa: E402
+from gateway.proxy.bodies import facts_of  # noqa: E402
 
 MIB = 2**20
 TICK_S = 0.0005
@@ -125,11 +136,20 @@ async def in_place(body: bytes) -> None:
     facts_of(b"", body, is_json=True, finds_span=True)
 
 
-def columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [wall for wall, _ in pairs], [cpu for _, cpu in pairs]
+# By head, of each run: milliseconds by the clock, and of that on the CPU.
+Figures = dict[str, list[list[float]]]
+HEADS = ("read in place", "read apart", "whole in place", "whole apart", "not renamed")
+CAVEATS = [
+    "Milliseconds by the clock (on the CPU): the longest of a run, the median of runs. By the clock counts "
+    "what others use of the machine, too.",
+    '"read" is the look at a body that is there already, "whole" a request from its first byte to its '
+    'answer, with a model that the cluster has another name for; "not renamed" is the same without. "In '
+    'place" is without the process for large bodies (ADR 0041).',
+]  # fmt: skip
 
 
-async def measure(sizes: list[int], rounds: int) -> None:
+async def measure(sizes: list[int], rounds: int) -> dict[str, Any]:
+    """Milliseconds of each run, [by the clock, on the CPU], by size and shape of the body and by head."""
     ports, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("spawn").Process(target=other_side, args=(theirs,), daemon=True)
     child.start()
@@ -137,40 +157,77 @@ async def measure(sizes: list[int], rounds: int) -> None:
     gateway = Gateway(parse(CONFIG.format(port=backend_port), "loop_lag.yaml", Path()))
     await gateway.start()
     watch, threshold, hard = LagWatch(), exchange.LARGE_BODY_BYTES, bodies.HARD_BODY_BYTES
-    await sent(ports, gateway.port, next(shapes(threshold))[1] * 1 + b" " * threshold)  # starts the reader
-    quiet_s, _ = await watch.over(asyncio.sleep(1.0))
-    print(f"nothing to do: {quiet_s * 1e3:.1f} ms by the clock; below: by the clock (on the CPU)")
-    heads = ("read in place", "read apart", "whole in place", "whole apart", "not renamed")
-    print(f"{'MiB':>6} {'body':16}" + "".join(f"{head:>17}" for head in heads))
+    await sent(ports, gateway.port, next(shapes(threshold))[1] + b" " * threshold)  # starts the reader
+    quiet = await watch.over(asyncio.sleep(1.0))
     large = gateway._plane.large_bodies
+    runs: dict[str, Figures] = {}
     for size in sizes:
         for name, body in shapes(size):
-            figures: list[list[tuple[float, float]]] = [[] for _ in heads]
+            figures: Figures = {head: [] for head in HEADS}
             other = body.replace(b'"model":"m"', b'"model":"n"')
+
+            async def note(head: str, work: Awaitable[object], into: Figures = figures) -> None:
+                into[head].append([round(s * 1e3, 2) for s in await watch.over(work)])
+
             for _ in range(rounds):
-                figures[0].append(await watch.over(in_place(body)))
-                figures[1].append(await watch.over(large.read(b"", body, is_json=True)))
-                for place, limit, asked in ((2, 2**40, body), (3, threshold, body), (4, threshold, other)):
+                await note(HEADS[0], in_place(body))
+                await note(HEADS[1], large.read(b"", body, is_json=True))
+                for head, limit, asked in (
+                    (HEADS[2], 2**40, body), (HEADS[3], threshold, body), (HEADS[4], threshold, other)
+                ):  # fmt: skip
                     exchange.LARGE_BODY_BYTES = limit
-                    bodies.HARD_BODY_BYTES = limit if place == 2 else hard
-                    figures[place].append(await watch.over(sent(ports, gateway.port, asked)))
-            shown = "".join(
-                f"{1e3 * median(w):8.1f} ({1e3 * median(c):5.1f}) " for w, c in map(columns, figures)
-            )
-            print(f"{size / MIB:6.2f} {name:16} {shown}", flush=True)
+                    bodies.HARD_BODY_BYTES = limit if head == HEADS[2] else hard
+                    await note(head, sent(ports, gateway.port, asked))
+            runs[f"{size / MIB:g} MiB, {name}"] = figures
+            print(f"{size / MIB:g} MiB, {name}: {shown(figures)}", file=sys.stderr, flush=True)
     ports.send(None)
     await gateway.stop()
     child.join()
+    return {"nothing to do": [round(s * 1e3, 2) for s in quiet], "runs": runs}
+
+
+def shown(figures: Figures) -> list[str]:
+    return [
+        f"{median(wall for wall, _ in runs):.1f} ({median(cpu for _, cpu in runs):.1f})"
+        for runs in figures.values()
+    ]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    spec, found = report["machine"], report["milliseconds"]
+    facts = [
+        f"Date {report['date']}, commit {report['commit']}, {report['rounds']} runs of each.",
+        f"Machine: {spec['cpu']}, {spec['cores']} cores, Linux {spec['kernel']}, CPython {spec['python']}; "
+        f"{report['busy_cores']:g} cores in use, everybody's.",
+        f"With nothing to do for a second: {found['nothing to do'][0]} ({found['nothing to do'][1]}).",
+        *CAVEATS,
+    ]
+    rows = [[name, *shown(figures)] for name, figures in found["runs"].items()]
+    bullets = "\n".join(f"- {fact}" for fact in facts)
+    return f"# How long a large body keeps others waiting\n\n{bullets}\n\n" + table(["body", *HEADS], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one round, 1 MiB only")
-    quick = parser.parse_args().quick
-    sizes = [MIB] if quick else [MIB // 4, MIB, 8 * MIB, 31 * MIB]
-    uvloop.run(measure(sizes, 1 if quick else 3))
+    parser.add_argument("--out", type=Path, default=REPO / "benchmarks" / "results")
+    args = parser.parse_args()
+    sizes, rounds = ([MIB], 1) if args.quick else ([MIB // 4, MIB, 8 * MIB, 31 * MIB], args.rounds)
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    commit, busy_s, started_s = git_commit(REPO), machine_busy_s(), time.monotonic()
+    found = uvloop.run(measure(sizes, rounds))
+    busy = (machine_busy_s() - busy_s) / (time.monotonic() - started_s)
+    report = {"date": now, "commit": commit, "machine": machine(), "rounds": rounds,
+              "busy_cores": round(busy, 2), "milliseconds": found}  # fmt: skip
+    text = markdown(report)
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"loop_lag-{now[:10]}-{now[11:16].replace(':', '')}-{commit.rstrip('+')}"
+    (args.out / f"{stem}.md").write_text(text)
+    (args.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

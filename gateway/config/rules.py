@@ -25,7 +25,11 @@ from gateway.config.schema import (
 from gateway.config.schema_discovery import DiscoveryConfig, DnsConfig, KubernetesApiConfig
 from gateway.config.schema_health import EngineMetricsConfig, HealthConfig, SyntheticConfig
 from gateway.config.schema_keys import ClientKeyConfig
+from gateway.config.sections import MIB
 from gateway.config.units import format_duration, format_size
+
+# What an idle gateway has in memory, and a little.
+IDLE_BYTES = 64 * MIB
 
 
 class Report(Protocol):
@@ -249,6 +253,12 @@ def check_config(config: Config, report: Report) -> None:
     if config.max_body_bytes > config.max_buffered_bytes:
         key = "max_buffered"
         report.complain(config, key, f"must be at least max_body, {format_size(config.max_body_bytes)}")
+    least = config.max_buffered_bytes + IDLE_BYTES
+    if config.max_memory_bytes is not None and config.max_memory_bytes < least:
+        problem = (
+            f"must be at least {format_size(least)}: max_buffered, and {format_size(IDLE_BYTES)} besides"
+        )
+        report.complain(config, "max_memory", problem, "give more, or make max_buffered smaller")
     if config.hedge is not None and config.retry.attempts < 2:
         report.complain(
             config, "hedge", "has no effect with retry.attempts: 1", "a hedge is a second attempt: allow 2"

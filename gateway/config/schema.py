@@ -419,6 +419,17 @@ class Config(Section, frozen=True, kw_only=True):
     max_buffered_bytes: Annotated[
         int, size("Request bytes buffered at any time, all requests together; beyond it, reading pauses.")
     ] = field(default=512 * MIB, name="max_buffered")
+    max_memory_bytes: (
+        Annotated[
+            int,
+            size(
+                "Resident memory of each worker above which new connections and requests get 503, until it "
+                "is a tenth below; what is under way goes on. At least 64MiB more than `max_buffered`. Needs "
+                "Linux. Default: no limit.",
+            ),
+        ]
+        | None
+    ) = field(default=None, name="max_memory")
     max_connections: Annotated[
         int,
         Meta(

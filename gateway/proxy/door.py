@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.proxy.errors import Refusal
+from gateway.proxy.errors import Refusal, out_of_memory
 
 if TYPE_CHECKING:
     from gateway.proxy.downstream import DownstreamConnection
+    from gateway.proxy.memory import MemoryGuard
     from gateway.proxy.settings import PlaneSettings
 
 MAX_ANSWERED = 256
+# The settings that turn connections away.
+REASONS = ("max_connections", "max_connections_per_client", "max_memory")
 # An IPv6 client has a whole /64 to come from. An IPv4 one may be told in the form of the other kind.
 _NETWORK_BYTES = 8
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -27,18 +30,22 @@ _RETRY_AFTER = b"retry-after: 1\r\n"
 class Door:
     """Counts connections. `refused` has how many were turned away, by reason."""
 
-    def __init__(self, settings: Callable[[], PlaneSettings]) -> None:
+    def __init__(self, settings: Callable[[], PlaneSettings], memory: MemoryGuard) -> None:
         self._settings = settings
+        self._memory = memory
         self.inside: set[DownstreamConnection] = set()
         self.answered: set[DownstreamConnection] = set()  # turned away, and not gone yet
-        self.refused: Counter[str] = Counter(max_connections=0, max_connections_per_client=0)
+        self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._by_client: Counter[str | bytes] = Counter()
 
     def enter(self, connection: DownstreamConnection) -> Refusal | None:
         """None: it is in, until it leaves. Else why not; whom nobody has time to tell is closed at once."""
         settings = self._settings()
         client = client_of(connection.peer)
-        if len(self.inside) >= settings.max_connections:
+        if self._memory.is_over:
+            self.refused["max_memory"] += 1
+            refusal = out_of_memory()
+        elif len(self.inside) >= settings.max_connections:
             self.refused["max_connections"] += 1
             refusal = Refusal(503, "too_many_connections", "Too many connections.", headers=_RETRY_AFTER)
         elif 0 < (settings.max_connections_per_client or 0) <= self._by_client[client]:

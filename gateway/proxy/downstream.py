@@ -14,6 +14,7 @@ from gateway.proxy.answers import unasked_answer
 from gateway.proxy.errors import Refusal, malformed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.request_reader import Request, RequestReader
+from gateway.proxy.socket_bounds import reset
 from gateway.proxy.tunnel import TunnelExchange
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
+        if isinstance(exc, TimeoutError):  # the kernel has looked at the clock, too: see socket_bounds.py
+            self._plane.closed["write"] += 1
         self._plane.left(self)
         self._reader.drop_body()
         self._plane.give_back_bytes(sum(len(request.body) for request in self._waiting))
@@ -136,6 +139,7 @@ class DownstreamConnection(asyncio.Protocol):
                 return
             if self._waiting and not reader.is_begun and self._is_full():
                 self._unread = data[at:]
+                self._plane.paused["pipelined"] += 1
                 self.transport.pause_reading()
                 return
             at = reader.read(data, at)
@@ -176,6 +180,7 @@ class DownstreamConnection(asyncio.Protocol):
         """All bodies together are as large as they may be: this one goes on when others are gone."""
         if not (self.may_exceed_budget or self._is_paused_for_budget):
             self._is_paused_for_budget = True
+            self._plane.paused["max_buffered"] += 1
             self._plane.wait_for_bytes(self)
             self.transport.pause_reading()
 
@@ -302,22 +307,25 @@ class DownstreamConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed: the client did not finish a request, or did not send one."""
         if self.transport.get_write_buffer_size():
-            if self.is_stuck(self._plane.clock()):
-                self.transport.abort()
+            self.reset_if_stuck(self._plane.clock())
         elif self._reader.is_begun and not self._is_closing:
             self.refuse_and_close(
                 Refusal(408, "invalid_request", "The request did not end in time.", closes=True)
             )
         else:
+            if not self._is_closing:
+                self._plane.closed["idle"] += 1
             self.transport.abort()
 
-    def is_stuck(self, now_s: float) -> bool:
-        """Whether the client has read nothing of what waits for it, for as long as it may."""
+    def reset_if_stuck(self, now_s: float) -> None:
+        """When the client has read nothing of what waits for it, for as long as it may."""
         owed_bytes = self.transport.get_write_buffer_size()
         if owed_bytes != self._owed_bytes:
             self._owed_bytes = owed_bytes
             self._owed_since_s = now_s
-        return now_s - self._owed_since_s > self._plane.settings.timeouts.write_s
+        if owed_bytes and now_s - self._owed_since_s > self._plane.settings.timeouts.write_s:
+            self._plane.closed["write"] += 1
+            reset(self.transport)
 
     @property
     def body_bytes(self) -> int:

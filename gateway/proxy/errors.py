@@ -99,6 +99,15 @@ def framing_too_large() -> Refusal:
     return refusal
 
 
+def out_of_memory() -> Refusal:
+    """The gateway's own memory is used up; another one may serve the request."""
+    refusal = Refusal(
+        503, "overloaded", "The gateway is out of memory.", closes=True, headers=retry_after_lines(1.0)
+    )
+    refusal.cause = "max_memory"
+    return refusal
+
+
 def reflected(text: str) -> str:
     """What a client sent, short and printable, for an error message."""
     shown = "".join(c if c.isprintable() else "?" for c in text[:MAX_REFLECTED_CHARS])

@@ -505,8 +505,7 @@ class Exchange:
             # A client in a hurry says nothing about the backend.
             self.stop(Reason.CLIENT_LEFT if self.route.is_own_deadline else Reason.TOTAL_TIMEOUT)
         elif self.is_committed and self.connection.paused_since_s is not None:
-            if self.connection.is_stuck(now_s):
-                self.connection.transport.abort()
+            self.connection.reset_if_stuck(now_s)
         elif self._attempt is not None:
             self._attempt.check(now_s)
             if self._hedge is not None:

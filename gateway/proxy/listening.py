@@ -8,6 +8,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from gateway.proxy.socket_bounds import bound_accepted
+
 BACKLOG = 4096
 # For those who come in last: nobody waits longer for one who does not say hello.
 HANDSHAKE_S = 2.0
@@ -18,10 +20,18 @@ TLS_HELLO_S = 10.0
 class DataPort:
     """`open`, then `close`; or first `close_the_door`, which takes in who waits at it."""
 
-    def __init__(self, make: Callable[[bytes], asyncio.Protocol]) -> None:
+    def __init__(self, make: Callable[[bytes], asyncio.Protocol], write_s: float) -> None:
         """`make(scheme)` gives the protocol of a new connection; the scheme is b"http" or b"https"."""
         self._make = make
         self._servers: list[tuple[asyncio.Server, ssl.SSLContext | None]] = []
+        self._write_s = write_s
+
+    def follow(self, write_s: float) -> None:
+        """`timeouts.write`, for connections that are made from now on."""
+        self._write_s = write_s
+        for server, _ in self._servers:
+            for listener in server.sockets:
+                bound_accepted(listener, write_s)
 
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None, *, is_shared: bool) -> int:
         """Tells which port it is (for port 0). Raises OSError. `is_shared`: other processes have it too."""
@@ -35,6 +45,7 @@ class DataPort:
             ssl_handshake_timeout=TLS_HELLO_S if tls is not None else None,
         )
         self._servers.append((server, tls))
+        self.follow(self._write_s)
         return int(server.sockets[0].getsockname()[1])
 
     async def close_the_door(self) -> None:

@@ -7,8 +7,8 @@ import contextlib
 import itertools
 import logging
 import ssl
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -26,6 +26,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import RequestHead
 from gateway.proxy.large_bodies import LargeBodies
 from gateway.proxy.listening import DataPort
+from gateway.proxy.memory import MemoryGuard
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.settings import settings_of
 from gateway.proxy.tracing import TraceContexts
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # At the end: what a client has sent, on a connection that is still idle to us, arrives within so long.
 ON_ITS_WAY_S = 0.1
+# Of a sweep, in one turn of the loop: one or two answers. Thousands who came together are late together.
+SWEEP_TURN_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +85,21 @@ class DataPlane:
         self.buffered_bytes = 0
         self.tunnels = 0
         self.large_bodies = LargeBodies()
-        self.door = Door(lambda: self.settings)
+        self.memory = MemoryGuard()
+        self.door = Door(lambda: self.settings, self.memory)
+        # Why clients were not read for a while, and why they were closed without an answer: see catalogue.py.
+        self.paused: Counter[str] = Counter(pipelined=0, max_buffered=0)
+        self.closed: Counter[str] = Counter(write=0, idle=0)
         self._connections = self.door.inside
         self._out_of_bytes: deque[DownstreamConnection] = deque()
         self._is_empty: asyncio.Event | None = None
-        self._port = DataPort(lambda scheme: DownstreamConnection(self, scheme))
+        self._port = DataPort(
+            lambda scheme: DownstreamConnection(self, scheme), self.settings.timeouts.write_s
+        )
         # Unique in the fleet without a call into the kernel per request.
         self._id_prefix = token_hex(8)
         self._id_count = itertools.count(1)
-        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper: asyncio.Handle = self.loop.call_later(SWEEP_S, self._sweep)
 
     # --- another configuration -----------------------------------------------------------------------
 
@@ -99,6 +108,7 @@ class DataPlane:
         before, self.pools = self.pools, pools
         self.settings = settings_of(config, self.settings)
         self.settings.set_budget(self.extra)
+        self._port.follow(self.settings.timeouts.write_s)
         for pool in pools.values():
             pool.follow(config)
         for backend_id, pool in before.items():
@@ -220,19 +230,35 @@ class DataPlane:
     # --- the sweep -----------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        now_s = self.clock()
+        self._go_on_sweeping(self._swept(self.clock()))
+
+    def _go_on_sweeping(self, sweep: Iterator[None]) -> None:
+        """As far as it gets in one turn; the rest in the next ones, with everybody else's work between."""
+        end_s = self.clock() + SWEEP_TURN_S
         try:
-            for exchange in tuple(self.exchanges):
-                exchange.check(now_s)
-            if self.progressed:
-                self.apply(BytesSeen(tuple(self.progressed)))
-                self.progressed.clear()
-            for connection in (*self._connections, *self.door.answered):
-                if now_s >= connection.deadline_s:
-                    connection.expire()
-            for pool in self.pools.values():
-                pool.sweep(now_s)
-            self._end_standstill()
+            for _ in sweep:
+                if self.clock() > end_s:
+                    self._sweeper = self.loop.call_soon(self._go_on_sweeping, sweep)
+                    return
         except Exception:
             log.exception("the sweep failed")
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    def _swept(self, now_s: float) -> Iterator[None]:
+        """Yields after everything that may take long."""
+        self.memory.look(self.settings.max_memory_bytes, now_s)
+        for exchange in tuple(self.exchanges):
+            if exchange in self.exchanges:
+                exchange.check(now_s)
+                yield
+        if self.progressed:
+            self.apply(BytesSeen(tuple(self.progressed)))
+            self.progressed.clear()
+        inside, answered = self._connections, self.door.answered
+        for late in [one for one in (*inside, *answered) if now_s >= one.deadline_s]:
+            if now_s >= late.deadline_s and (late in inside or late in answered):
+                late.expire()
+                yield
+        for pool in self.pools.values():
+            pool.sweep(now_s)
+        self._end_standstill()

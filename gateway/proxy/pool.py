@@ -14,6 +14,7 @@ from gateway.config.schema import Config
 from gateway.config.tls_contexts import upstream_context
 from gateway.core.model import Reason
 from gateway.ports import Clock
+from gateway.proxy.socket_bounds import bound_made
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.writes import WriteBatch
 
@@ -91,6 +92,7 @@ class UpstreamPool:
         except OSError as exc:
             raise ConnectFailed(Reason.CONNECT_FAILED) from exc
         self._check_address(transport)
+        bound_made(transport)
         if not connection.is_usable():
             raise ConnectFailed(Reason.RESET)  # it spoke, or left, before it was asked anything
         return connection

@@ -12,7 +12,7 @@ import httptools
 
 from gateway.proxy.chunks import ChunkedBody
 from gateway.proxy.client_keys import refuse_early
-from gateway.proxy.errors import Refusal, body_too_large, framing_too_large, malformed
+from gateway.proxy.errors import Refusal, body_too_large, framing_too_large, malformed, out_of_memory
 from gateway.proxy.headers import MAX_HEAD_BYTES, Headers, RequestHead, check_request_line, read_request_head
 from gateway.proxy.paths import Endpoint
 from gateway.proxy.repeats import RepeatedHead
@@ -102,7 +102,7 @@ class RequestReader:
     def repeated(self, data: bytes) -> Request | None:
         """The request that `data` is, if it is exactly one, with the head of an earlier one."""
         body_start = self._repeated.body_start(data)
-        if not body_start or self.is_begun:
+        if not body_start or self.is_begun or self._plane.memory.is_over:
             return None
         settings = self._plane.settings
         if settings is not self._repeated_settings or len(data) - body_start > settings.max_body_bytes:
@@ -227,6 +227,8 @@ class RequestReader:
         keys = settings.keys
         if keys is not None:
             keys.authenticate(head)
+        if self._plane.memory.is_over:
+            raise out_of_memory()
         self._endpoint = settings.paths.find(head.method, head.path)
         if self._endpoint.is_tunnel:
             handshake_of(head)

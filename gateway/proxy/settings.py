@@ -28,6 +28,7 @@ class PlaneSettings:
     paths: PathTable
     max_body_bytes: int
     max_buffered_bytes: int
+    max_memory_bytes: int | None
     max_connections: int
     max_connections_per_client: int | None
     exposes_routing: bool
@@ -51,6 +52,7 @@ def settings_of(config: Config, before: PlaneSettings | None = None) -> PlaneSet
         paths=known if is_known and known is not None else PathTable(*wanted),
         max_body_bytes=config.max_body_bytes,
         max_buffered_bytes=config.max_buffered_bytes,
+        max_memory_bytes=config.max_memory_bytes,
         max_connections=config.max_connections,
         max_connections_per_client=config.max_connections_per_client,
         exposes_routing=config.expose_routing,

@@ -201,8 +201,8 @@ class TunnelExchange(Exchange):
             else:
                 self.record.error_code = "tunnel_idle"
                 self._close(POLICY, "tunnel_idle", SUCCESS)
-        elif self.connection.is_stuck(now_s) and self.connection.transport.get_write_buffer_size():
-            self.connection.transport.abort()
+        else:
+            self.connection.reset_if_stuck(now_s)
 
     def _close(self, code: int, why: str, outcome: Outcome) -> None:
         assert self._splice is not None

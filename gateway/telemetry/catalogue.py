@@ -73,7 +73,7 @@ REFUSED = MetricSpec(
     "Requests refused for what they are, before any byte went to a backend: malformed, head_too_large, "
     "framing_too_large (chunk extensions, trailers), body_too_large, too_slow, expectation, method, "
     "not_found (path or model), content_type, invalid (well framed, but what it says is wrong), "
-    "unauthorized.",
+    "unauthorized, max_memory (for what the gateway is: out of memory).",
 )
 RETRIES = MetricSpec(
     "retries_total",
@@ -248,8 +248,30 @@ REFUSED_CONNECTIONS = MetricSpec(
     "refused_connections_total",
     "counter",
     ("reason",),
-    "Client connections turned away; `reason` is the setting that said so: max_connections or "
-    "max_connections_per_client.",
+    "Client connections turned away; `reason` is the setting that said so: max_connections, "
+    "max_connections_per_client or max_memory.",
+)
+CLOSED_CONNECTIONS = MetricSpec(
+    "closed_connections_total",
+    "counter",
+    ("reason",),
+    "Client connections closed without an answer when their time was over. `reason` is write (nothing was "
+    "read of an answer for `timeouts.write`) or idle (no request came within `timeouts.keep_alive`; no first "
+    "one within `timeouts.request_head`). Who did not end a request gets 408: `refused_total`, too_slow.",
+)
+PAUSED_READING = MetricSpec(
+    "paused_reading_total",
+    "counter",
+    ("reason",),
+    "Times that a client was not read from for a while. `reason` is pipelined (as many requests wait their "
+    "turn on its connection, or bytes of them, as may) or max_buffered (of all requests together).",
+)
+OVER_MEMORY = MetricSpec(
+    "over_memory",
+    "gauge",
+    (),
+    "1 while new connections and requests are refused because of `max_memory`.",
+    across=Across.MAX,
 )
 BUFFERED_BYTES = MetricSpec("buffered_bytes", "gauge", (), "Bytes of request bodies held in memory now.")
 ACCESS_LOG_DROPPED = MetricSpec(
@@ -365,6 +387,9 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     TUNNEL_SECONDS,
     DOWNSTREAM_CONNECTIONS,
     REFUSED_CONNECTIONS,
+    CLOSED_CONNECTIONS,
+    PAUSED_READING,
+    OVER_MEMORY,
     BUFFERED_BYTES,
     ACCESS_LOG_DROPPED,
     SPANS_DROPPED,

@@ -37,6 +37,9 @@ class GaugeSources:
     downstream_connections: Callable[[], int] = _zero
     tunnels: Callable[[], int] = _zero
     refused_connections: Callable[[], Mapping[str, int]] = dict
+    paused_reading: Callable[[], Mapping[str, int]] = dict
+    closed_connections: Callable[[], Mapping[str, int]] = dict
+    is_over_memory: Callable[[], bool] = bool
     buffered_bytes: Callable[[], int] = _zero
     access_log_dropped: Callable[[], int] = _zero
     key_in_flight: Callable[[], Mapping[str, int]] = dict
@@ -77,6 +80,7 @@ class Exposition(Collector):
         yield gauge(catalogue.KEY_IN_FLIGHT, in_flight)
         yield gauge(catalogue.DOWNSTREAM_CONNECTIONS, {(): self._sources.downstream_connections()})
         yield gauge(catalogue.WAITING, {(): self._sources.waiting()})
+        yield gauge(catalogue.OVER_MEMORY, {(): int(self._sources.is_over_memory())})
         yield gauge(catalogue.BUFFERED_BYTES, {(): self._sources.buffered_bytes()})
         yield from config_families(self._sources.config_status())
         yield from discovery_families(self._sources.discovery())
@@ -93,8 +97,12 @@ class Exposition(Collector):
         yield counter(catalogue.HEDGES, metrics.hedges)
         yield counter(catalogue.KEY_REQUESTS, metrics.keys)
         yield counter(catalogue.BREAKER_OPENED, metrics.openings)
-        refused = self._sources.refused_connections()
-        yield counter(catalogue.REFUSED_CONNECTIONS, {(reason,): count for reason, count in refused.items()})
+        for spec, counts in (
+            (catalogue.REFUSED_CONNECTIONS, self._sources.refused_connections()),
+            (catalogue.CLOSED_CONNECTIONS, self._sources.closed_connections()),
+            (catalogue.PAUSED_READING, self._sources.paused_reading()),
+        ):
+            yield counter(spec, {(reason,): count for reason, count in counts.items()})
         yield counter(catalogue.ACCESS_LOG_DROPPED, {(): self._sources.access_log_dropped()})
         yield counter(catalogue.SPANS_DROPPED, {(): self._sources.spans_dropped()})
         yield counter(catalogue.TELEMETRY_FAILURES, {(): metrics.failures})

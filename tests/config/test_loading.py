@@ -33,6 +33,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     config = parsed(CLUSTERS)
     assert (str(config.listen), str(config.admin.listen)) == ("127.0.0.1:8080", "127.0.0.1:9090")
     assert (config.max_body_bytes, config.max_buffered_bytes) == (32 * 2**20, 512 * 2**20)
+    assert config.max_memory_bytes is None
     assert (config.tiers, config.cluster_policy) == (("primary", "backup", "spot"), "weight")
     assert (config.access_log, config.expose_routing, config.drain_timeout_s) == ("-", True, 30.0)
     assert (config.paths, config.tls, config.admin.token) == ((), None, None)

@@ -16,8 +16,8 @@ NO_SEGMENTS = "no empty or dot segments, '%', query, fragment or spaces"
 KNOWN_AT_TOP = (
     "known here: access_log, admin, allow_backends_in, breaker, cluster_policy, clusters, drain_delay, "
     "drain_timeout, expose_routing, hedge, hold, keys, listen, max_body, max_buffered, max_connections, "
-    "max_connections_per_client, paths, pool, retry, state, tiers, timeouts, tls, tracing, watch, "
-    "websocket_paths, workers"
+    "max_connections_per_client, max_memory, paths, pool, retry, state, tiers, timeouts, tls, tracing, "
+    "watch, websocket_paths, workers"
 )
 STATE_SCHEMES = (
     "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
@@ -78,6 +78,11 @@ def with_backend(backend: str) -> str:
         ("max_body: 0", "max_body: must be at least 1, not 0"),
         ("max_body: 0.3", "max_body: must be a whole number of bytes, not '0.3'"),
         ("max_body: 2GiB", "max_buffered: must be at least max_body, 2GiB"),
+        (
+            "max_memory: 575MiB",
+            "max_memory: must be at least 576MiB: max_buffered, and 64MiB besides; "
+            "give more, or make max_buffered smaller",
+        ),
         ("drain_timeout: 30", "drain_timeout: must have a unit, not '30'; did you mean '30s'?"),
         ("drain_timeout: 10:30", f"drain_timeout: must be a duration, not '10:30'; {WRITE_DURATION}"),
         ("drain_timeout: .inf", f"drain_timeout: must be a duration, not '.inf'; {WRITE_DURATION}"),

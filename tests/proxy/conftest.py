@@ -84,6 +84,14 @@ class Running:
         client.close()
         return answer
 
+    async def metrics(self) -> str:
+        """The page as a scraper gets it."""
+        client = await Client.connect(self.gateway.admin_port)
+        await client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await client.answer()
+        client.close()
+        return answer.body.decode()
+
     async def stop(self) -> None:
         self.is_stopped = True
         for client in self._clients:

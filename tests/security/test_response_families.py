@@ -45,12 +45,15 @@ async def judge(case: Case, fleet: Fleet, segments: list[bytes]) -> str:
         return f"{answer.status} {answer.body[:80]!r}, whole: {answer.is_whole}, {answer.head!r}"
     if answer.header("connection") != "close" and answer.is_whole:
         await client.send(post())
-        if (await client.answer()).body != _GOOD:
-            return "the next request on the connection got another answer"
+        if (other := await client.answer()).body != _GOOD:
+            return f"the next request on the connection got another answer: {other.status} {other.body!r}"
     client.close()
     if not await settled(lambda: gateway.is_clean):
         return "something is held"
-    return "" if (await gateway.ask(post())).body == _GOOD else "a new connection got another answer"
+    other = await gateway.ask(post())
+    if other.body != _GOOD:
+        return f"a new connection got another answer: {other.status} {other.body!r}"
+    return ""
 
 
 async def judge_all(cases: list[Case], fleet: Fleet, cut: str) -> None:
