@@ -35,7 +35,7 @@ class SharingGateway(SimGateway):
     ) -> None:
         self.number = number
         self._network = network
-        self._is_degraded = False
+        self._is_degraded = self._has_left = False
         super().__init__(config, replace(scene, seed=scene.seed + SEED_STEP * (number - 1)), loop)
 
     def make_store(self, scene: Scene) -> SharedStore:
@@ -53,8 +53,13 @@ class SharingGateway(SimGateway):
         self.carry(self.store.start())
 
     def leave(self) -> None:
+        self._has_left = True
         self.drop_carried()  # synthetic probes: no request is left
         self.carry(self.store.stop())
+
+    def _try_half_open(self, backend_id: str, generation: int) -> None:
+        if not self._has_left:  # its last tick may come after that
+            super()._try_half_open(backend_id, generation)
 
     def _exchanged(self, _seconds: float, _is_good: bool) -> None:
         # The store changes its mind by it, but only after it has told of it.

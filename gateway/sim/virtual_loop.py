@@ -29,7 +29,7 @@ class _Call(asyncio.TimerHandle):
     ) -> None:
         # Not that of TimerHandle, which prepares for an order and a debug mode that are not here.
         self._when, self._callback, self._args, self._loop = when_s, callback, args, loop
-        self._context = context if context is not None else copy_context()
+        self._context = copy_context() if context is None else context
         self._cancelled = False
         self._source_traceback = None
 
@@ -53,14 +53,31 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, this is the loop that asyncio asks; then it is closed."""
+        """Inside, this is the loop that asyncio asks; then it is closed, and all tasks are at their end.
+
+        Raises RuntimeError if one still waits when nothing is left to happen.
+        """
         outer = events._get_running_loop()
         events._set_running_loop(self)
+        left: set[asyncio.Task[Any]] = set()
         try:
             yield
+            left = asyncio.all_tasks(self)
         finally:
-            events._set_running_loop(outer)
-            self.close()
+            try:
+                self._cancel_tasks()
+            finally:
+                events._set_running_loop(outer)
+                self.close()
+        if left:
+            raise RuntimeError(f"waits for what never comes: {left}")
+
+    def _cancel_tasks(self) -> None:
+        """As asyncio.run does at its end, which may be an exception's: nothing else happens any more."""
+        self._timeline.forget(lambda action: not isinstance(getattr(action, "__self__", None), _Call))
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self._timeline.run()
 
     # --- what asyncio asks of a loop -----------------------------------------------------------------
 
@@ -70,7 +87,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon(
         self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.Handle:
-        return self.call_at(self._timeline.now_s, callback, *args, context=context)
+        call = _Call(self._timeline.now_s, callback, args, self, context)
+        self._timeline.soon(call._run)
+        return call
 
     def call_at(
         self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
@@ -78,6 +97,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         call = _Call(when, callback, args, self, context)
         self._timeline.at(when, call._run)
         return call
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._timeline.now_s + delay, callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         raise context.get("exception") or RuntimeError(context["message"])

@@ -166,7 +166,7 @@ class SharedStore:
     async def _lease_among(self, candidates: Sequence[Candidate]) -> Candidate | None:
         now_s = self._clock()
         candidate = self._book.take(candidates, now_s)
-        if candidate is None and (ask := self._book.to_ask(candidates, now_s)) is not None:
+        if candidate is None and (ask := self._to_ask(candidates, now_s)) is not None:
             candidate = await self._ask(ask)
         return candidate if candidate is not None else self._book.take_here(candidates, self._clock())
 
@@ -233,6 +233,10 @@ class SharedStore:
 
     # --- asking --------------------------------------------------------------------------------------
 
+    def _to_ask(self, candidates: Sequence[Candidate], now_s: float) -> Ask | None:
+        # Once it stops no word comes any more.
+        return None if self._is_stopping else self._book.to_ask(candidates, now_s)
+
     async def _ask(self, ask: Ask) -> Candidate | None:
         waiting = _Waiting(ask, asyncio.get_running_loop().create_future())
         self._asks.append(waiting)
@@ -276,7 +280,7 @@ class SharedStore:
     def _ask_again(self, waiting: _Waiting) -> None:
         if waiting.future.done():
             return
-        if self._book.is_cut_off:
+        if self._book.is_cut_off or self._is_stopping:
             waiting.future.set_result(None)
         else:
             self._asks.append(waiting)
@@ -318,18 +322,23 @@ class SharedStore:
 
     async def _wait_until_due(self) -> None:
         while True:
-            now_s = self._clock()
-            is_awake = self._wake.is_set() and not self._is_failing
-            due_s = self._started_exchange_s + self._pause_s(is_awake)
-            if now_s >= due_s:
+            is_awake = self._wake.is_set()
+            if (wait_s := self._wait_s(is_awake=is_awake)) <= 0.0:
                 break
             # In degraded mode nobody is in a hurry: only the back-off counts.
-            wait_s = due_s - now_s if self._is_failing or is_awake else min(due_s - now_s, BUSY_TICK_S)
             if is_awake or self._is_failing:
                 await asyncio.sleep(wait_s)
             else:
-                await self._wake.nap(wait_s)
+                await self._wake.nap(self._doze_s)
         self._wake.clear()
+
+    def _wait_s(self, *, is_awake: bool) -> float:
+        """How long until the next exchange is due, as things are."""
+        return self._started_exchange_s + self._pause_s(is_awake) - self._clock()
+
+    def _doze_s(self) -> float:
+        """How long nobody need look whether there is news."""
+        return min(self._wait_s(is_awake=False), BUSY_TICK_S)
 
     def _pause_s(self, is_awake: bool) -> float:
         if self._is_failing:

@@ -163,6 +163,16 @@ async def test_who_leaves_gives_everything_back_at_once(redis_server):
         assert await staying.take(4, "a") == ["a"] * 3
 
 
+async def test_who_asks_a_store_that_stops_or_has_stopped_is_told_that_there_is_no_slot(redis_server):
+    async with gateways(redis_server, 2, a=3) as (leaving, staying):
+        await staying.take(3, "a")
+        asking = asyncio.create_task(leaving.take(1, "a"))
+        await until(lambda: not leaving.store._asks and leaving.store._book.slots["a"].arrivals, "asked")
+        await leaving.store.stop()
+        assert await asyncio.wait_for(asking, LONG_S) == []
+        assert await asyncio.wait_for(leaving.take(1, "a"), LONG_S) == []
+
+
 async def test_drains_reach_every_gateway_and_end_everywhere(redis_server):
     async with gateways(redis_server, 2, a=3) as (one, two):
         one.store.share_drain("c", float("inf"))
