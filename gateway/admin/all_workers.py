@@ -131,7 +131,7 @@ class AllWorkers:
             state = find_state(ports.view, order)
             ports.apply(drain_event(order, ports.clock()))
             workers = [worker for worker in ports.workers() if worker.is_ready]
-            answers = await answers_of([tell(worker.socket_path, order) for worker in workers])
+            answers = await answers_of([tell(worker.socket_path, order, ports.clock()) for worker in workers])
         failed = [
             f"worker {worker.number} {_why_not(answer)}"
             for worker, answer in zip(workers, answers, strict=True)
@@ -155,13 +155,13 @@ class AllWorkers:
                 for name, until_s in now.items()
                 if known.get(name) != until_s
             ]
-            await answers_of([tell(worker.socket_path, order) for order in orders])
+            await answers_of([tell(worker.socket_path, order, ports.clock()) for order in orders])
 
     async def _answers(
         self, workers: Sequence[WorkerView], path: str, accept: str = "*/*"
     ) -> dict[int, WorkerAnswer | NoAnswer]:
         """By life, in the workers' order."""
-        calls = [ask(worker.socket_path, "GET", path, accept=accept) for worker in workers]
+        calls = [ask(worker.socket_path, "GET", path, headers={"Accept": accept}) for worker in workers]
         answers = await answers_of(calls)
         return {worker.life: answer for worker, answer in zip(workers, answers, strict=True)}
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from gateway.admin.answers import AdminError, json_answer
 from gateway.admin.durations import parse_drain_s
-from gateway.admin.pages import DrainOrder, Pages
+from gateway.admin.pages import BEFORE_HEADER, DrainOrder, Pages
 
 
 class DrainRoutes:
@@ -32,7 +32,18 @@ class DrainRoutes:
 
     async def _mark(self, request: web.Request, is_drain: bool, for_s: float | None = None) -> web.Response:
         kind, name = request.match_info["kind"], request.match_info["name"]
-        return json_answer(await self._pages.mark(DrainOrder(kind, name, is_drain, for_s)))
+        order = DrainOrder(kind, name, is_drain, for_s, _before_s(request))
+        return json_answer(await self._pages.mark(order))
+
+
+def _before_s(request: web.Request) -> float | None:
+    text = request.headers.get(BEFORE_HEADER)
+    try:
+        return None if text is None else float(text)
+    except ValueError as exc:
+        raise AdminError(
+            400, "invalid_request", f"{BEFORE_HEADER}: a time in seconds", BEFORE_HEADER
+        ) from exc
 
 
 async def _asked_duration_s(request: web.Request) -> float | None:

@@ -48,6 +48,9 @@ class OneGateway:
 
     async def mark(self, order: DrainOrder) -> Json:
         state = find_state(self._ports.view, order)
+        if order.before_s is not None and self._ports.clock() > order.before_s:
+            # A worker that hung finds it only now, and perhaps behind it one that says the opposite.
+            raise AdminError(409, "too_late", "whoever asked for this has given up waiting for it")
         try:
             self._ports.apply(drain_event(order, self._ports.clock()))
         except UnknownName as exc:  # a reload took it away in this moment

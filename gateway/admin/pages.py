@@ -15,14 +15,22 @@ from gateway.core.fleet import BackendState, ClusterState, FleetView
 OPENMETRICS_TYPE = "application/openmetrics-text"
 
 
+# From a parent to its worker: DrainOrder.before_s.
+BEFORE_HEADER = "x-spillway-before"
+
+
 @dataclass(frozen=True, slots=True)
 class DrainOrder:
-    """Drain `name` for `for_s` seconds (None: until undrained), or undrain it. `kind` is as in the path."""
+    """Drain `name` for `for_s` seconds (None: until undrained), or undrain it. `kind` is as in the path.
+
+    `before_s`: when whoever gave it stops waiting for the answer, by the monotonic clock of this machine.
+    """
 
     kind: str
     name: str
     is_drain: bool
     for_s: float | None = None
+    before_s: float | None = None
 
 
 class Pages(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -10,9 +11,10 @@ from urllib.parse import quote
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
 
-from gateway.admin.pages import DrainOrder
+from gateway.admin.pages import BEFORE_HEADER, DrainOrder
 
 ANSWER_TIMEOUT_S = 1.0
+_ANY = {"Accept": "*/*"}
 
 
 class NoAnswer(Exception):
@@ -34,7 +36,7 @@ class WorkerAnswer:
 
 
 async def ask(
-    socket_path: str, method: str, path: str, body: bytes = b"", accept: str = "*/*"
+    socket_path: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = _ANY
 ) -> WorkerAnswer:
     """Raises NoAnswer, at the latest after ANSWER_TIMEOUT_S."""
     try:
@@ -42,9 +44,7 @@ async def ask(
             ClientSession(
                 connector=UnixConnector(socket_path), timeout=ClientTimeout(total=ANSWER_TIMEOUT_S)
             ) as session,
-            session.request(
-                method, f"http://localhost{path}", data=body, headers={"Accept": accept}
-            ) as answer,
+            session.request(method, f"http://localhost{path}", data=body, headers=headers) as answer,
         ):
             return WorkerAnswer(answer.status, await answer.read())
     except TimeoutError as exc:
@@ -53,12 +53,13 @@ async def ask(
         raise NoAnswer("is not reachable") from exc
 
 
-async def tell(socket_path: str, order: DrainOrder) -> WorkerAnswer:
-    """Hands a drain or an undrain on. Raises NoAnswer."""
+async def tell(socket_path: str, order: DrainOrder, now_s: float) -> WorkerAnswer:
+    """Hands a drain or an undrain on, to be heeded while it is waited for. Raises NoAnswer."""
     verb = "drain" if order.is_drain else "undrain"
     asked = {} if order.for_s is None else {"for": f"{order.for_s:f}s"}
     path = f"/api/v1/{order.kind}/{quote(order.name, safe='@:')}/{verb}"
-    return await ask(socket_path, "POST", path, orjson.dumps(asked))
+    before = {BEFORE_HEADER: f"{now_s + ANSWER_TIMEOUT_S:f}"}
+    return await ask(socket_path, "POST", path, orjson.dumps(asked), before)
 
 
 async def answers_of(calls: list[Any]) -> list[WorkerAnswer | NoAnswer]:

@@ -140,6 +140,18 @@ async def test_a_drain_without_a_time_lasts_until_undrain(serve: Serve) -> None:
     assert open_backends(gateway) == {ONE, TWO, SPOT}
 
 
+async def test_an_order_that_nobody_waits_for_any_more_changes_nothing(serve: Serve) -> None:
+    """A worker that hung finds it when it goes on, and by then its parent may have told the opposite."""
+    gateway = await serve()
+    late = await gateway.ask("POST", DRAIN_HERE, x_spillway_before=f"{gateway.now_s - 0.1}")
+    assert (late.status, late.code) == (409, "too_late")
+    assert open_backends(gateway) == {ONE, TWO, SPOT}
+    in_time = await gateway.ask("POST", DRAIN_HERE, x_spillway_before=f"{gateway.now_s + 0.1}")
+    assert in_time.status == 200 and open_backends(gateway) == {SPOT}
+    wrong = await gateway.ask("POST", DRAIN_HERE, x_spillway_before="soon")
+    assert (wrong.status, wrong.json["error"]["param"]) == (400, "x-spillway-before")
+
+
 @pytest.mark.parametrize("written", [TWO, TWO.replace("/", "%2F").replace("@", "%40")])
 async def test_a_backend_is_found_by_its_id_slashes_and_all(serve: Serve, written: str) -> None:
     gateway = await serve()

@@ -16,7 +16,7 @@ from tests.proxy.dialogue import BODY, HANG, Client, chunk, event_stream, post, 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc/net/tcp")
 
-FIN_WAIT_1 = 4
+FIN_WAIT_1, TIME_WAIT = 4, 6
 CLIENT_WINDOW = 16_384
 BLOCK = bytes(2**16)
 
@@ -30,11 +30,13 @@ class Kept(NamedTuple):
 
 
 def kept(*, local: int = 0, remote: int = 0) -> list[Kept]:
-    """All that are connected, or were, by the port at one end."""
+    """All that are connected, or were until now, by the port at one end."""
     found = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, here, there, state, queues, *_ = line.split()
         ports = int(here.split(":")[1], 16), int(there.split(":")[1], 16)
+        if int(state, 16) == TIME_WAIT:
+            continue  # of somebody who had the port before
         if ports[1] and local in (0, ports[0]) and remote in (0, ports[1]):
             unsent, unread = (int(size, 16) for size in queues.split(":"))
             found.append(Kept(int(state, 16), unsent, unread))
