@@ -37,8 +37,11 @@ log = logging.getLogger(__name__)
 
 # At the end: what a client has sent, on a connection that is still idle to us, arrives within so long.
 ON_ITS_WAY_S = 0.1
-# Of a sweep, in one turn of the loop: one or two answers. Thousands who came together are late together.
-SWEEP_TURN_S = 0.0002
+# Of a sweep, in one turn of the loop, and until its next one: an answer takes a few turns, few of which are
+# to meet a turn of a sweep. A sweep that takes long pauses no more: thousands are late together.
+SWEEP_TURN_S, SWEEP_PAUSE_S, SWEEP_LEISURE_S = 0.0001, 0.001, 0.1
+# Connections whose deadline is looked at in one go, some 20 us.
+SWEEP_LOOK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,15 +233,19 @@ class DataPlane:
     # --- the sweep -----------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self._go_on_sweeping(self._swept(self.clock()))
+        now_s = self.clock()
+        self._go_on_sweeping(self._swept(now_s), now_s + SWEEP_LEISURE_S)
 
-    def _go_on_sweeping(self, sweep: Iterator[None]) -> None:
-        """As far as it gets in one turn; the rest in the next ones, with everybody else's work between."""
+    def _go_on_sweeping(self, sweep: Iterator[None], leisure_until_s: float) -> None:
+        """As far as it gets in one turn; the rest in later ones, with everybody else's work between."""
         end_s = self.clock() + SWEEP_TURN_S
         try:
             for _ in sweep:
-                if self.clock() > end_s:
-                    self._sweeper = self.loop.call_soon(self._go_on_sweeping, sweep)
+                if (now_s := self.clock()) > end_s:
+                    pause_s = SWEEP_PAUSE_S if now_s < leisure_until_s else 0.0
+                    self._sweeper = self.loop.call_later(
+                        pause_s, self._go_on_sweeping, sweep, leisure_until_s
+                    )
                     return
         except Exception:
             log.exception("the sweep failed")
@@ -255,10 +262,13 @@ class DataPlane:
             self.apply(BytesSeen(tuple(self.progressed)))
             self.progressed.clear()
         inside, answered = self._connections, self.door.answered
-        for late in [one for one in (*inside, *answered) if now_s >= one.deadline_s]:
-            if now_s >= late.deadline_s and (late in inside or late in answered):
-                late.expire()
-                yield
+        everybody = (*inside, *answered)
+        for start in range(0, len(everybody), SWEEP_LOOK):
+            for late in [one for one in everybody[start : start + SWEEP_LOOK] if now_s >= one.deadline_s]:
+                if now_s >= late.deadline_s and (late in inside or late in answered):
+                    late.expire()
+                    yield
+            yield
         for pool in self.pools.values():
             pool.sweep(now_s)
         self._end_standstill()
