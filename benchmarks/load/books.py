@@ -68,7 +68,7 @@ def read_access_log(lines: Iterable[str]) -> list[Served]:
 def _served(fields: dict[str, Any]) -> Served:
     ended_s = datetime.fromisoformat(fields["ts"]).timestamp()
     began_s = ended_s - fields["duration_ms"] / 1000
-    waited_s = min(fields["overhead_ms"], fields["duration_ms"]) / 1000
+    waited_s = min(fields["queue_ms"] + fields["overhead_ms"], fields["duration_ms"]) / 1000
     return Served(
         fields["request_id"], began_s, began_s + waited_s, ended_s, fields["status"], fields["error_code"],
         fields["tier"] or None, fields["attempts"], fields["spill_reason"], fields["reason"],

@@ -136,7 +136,7 @@ def test_an_engine_may_count_a_client_that_has_just_left():
 
 def test_occupancy_counts_from_admission_to_end():
     line = {"request_id": "a", "ts": "1970-01-01T00:00:12.500Z", "duration_ms": 2_000.0, "status": 200,
-            "overhead_ms": 500.0, "error_code": None, "tier": "primary", "attempts": 1,
+            "overhead_ms": 100.0, "queue_ms": 400.0, "error_code": None, "tier": "primary", "attempts": 1,
             "spill_reason": None, "reason": "completed"}  # fmt: skip
     other = {**line, "request_id": "b", "ts": "1970-01-01T00:00:13.000Z"}
     primary = Occupancy.of(read_access_log(map(json.dumps, (line, other))), "primary")
