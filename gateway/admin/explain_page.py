@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.admin.explain_query import ExplainQuery
 from gateway.core.admission import KeyRules
-from gateway.core.constraints import Residency, narrowed, residency_in
+from gateway.core.constraints import Residency, kept_to, residency_in
 from gateway.core.explaining import (
     PLAN_WORDS,
     SHED_WORDS,
@@ -52,7 +52,7 @@ def explain_page(view: FleetView, asked: ExplainQuery, now_s: float, rules: KeyR
     model, draw = asked.model, asked.draw
     if model is None:
         model = next((value for name, value in asked.headers if name.lower() == MODEL_HEADER), None)
-    facts = RequestFacts(model, draw or 0, residency=_residency(asked, rules))
+    facts = RequestFacts(model, draw or 0, residency=_residency(asked, rules, view.residencies))
     found = explain_by_chance(facts, view, now_s) if draw is None else explain(facts, view, now_s)
     taken = found.taken
     plan = found.decision if isinstance(found.decision, Plan) else None
@@ -77,11 +77,10 @@ def explain_page(view: FleetView, asked: ExplainQuery, now_s: float, rules: KeyR
     return page if rules is None or rules.allows(model) else page | _NOT_ITS_MODEL
 
 
-def _residency(asked: ExplainQuery, rules: KeyRules | None) -> Residency:
-    """Of the key, narrowed by the header."""
+def _residency(asked: ExplainQuery, rules: KeyRules | None, known: frozenset[str]) -> Residency:
     values = [value for name, value in asked.headers if name.lower() == RESIDENCY_HEADER]
     own = rules.residency if rules is not None else None
-    return narrowed(own, residency_in(values[-1])) if values else own
+    return kept_to(own, residency_in(values[-1]) if values else None, known)
 
 
 def _key(rules: KeyRules) -> Json:

@@ -60,9 +60,11 @@ class OneGateway:
 
 def key_rules_for(name: str | None, known: Mapping[str, KeyRules]) -> KeyRules | None:
     """Raises AdminError 404 for a name that nobody bears."""
-    if name is None or name in known:
-        return known[name] if name is not None else None
-    raise AdminError(404, "key_not_found", f"no client key is named {name!r}", "key")
+    if name is None:
+        return None
+    if name not in known:
+        raise AdminError(404, "key_not_found", f"no client key is named {name!r}", "key")
+    return known[name]
 
 
 def drain_event(order: DrainOrder, now_s: float) -> Drained | Undrained:
