@@ -74,7 +74,7 @@ class Exchange:
         self._ttft_s: float | None = None
         self._left_room = self._is_false_spill = False
         self._steps: Steps[None]  # of the search for a slot
-        self._search: asyncio.Task[None] | None = None  # while the store is asked
+        self._search: asyncio.Task[None] | None = None  # which asks the store; done, the last one
         self.is_over = False
 
     # --- the way to a backend ------------------------------------------------------------------------

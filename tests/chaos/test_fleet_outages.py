@@ -129,9 +129,10 @@ def test_redis_forgets_everything_again_and_again(fleet, server):
             client.flushall()
             passes(0.2, load)
         peak = fleet.backend.peak
-        # Where the machine stood still an exchange was late: who is cut off has its share.
-        if lines == [member.log_lines() for member in fleet.members]:
-            assert peak == LIMIT, "all that was held was counted again before anything was given"
+        were_all_there = lines == [member.log_lines() for member in fleet.members]
+    if not were_all_there:
+        pytest.skip("an exchange was late, and who is cut off has its share: only that bound was looked at")
+    assert peak == LIMIT, "all that was held was counted again before anything was given"
 
 
 @pytest.mark.parametrize("kind", ["ALL", "WRITE"])

@@ -8,10 +8,9 @@ import sys
 import pytest
 
 from gateway.proxy.memory import TRIM_S, MemoryGuard, give_back_free_memory, resident_bytes
-from tests.proxy.dialogue import BODY, CHAT, LAST_CHUNK, chunk, event_stream, get, post, settled
+from tests.proxy.dialogue import BODY, CHAT, EVENT, LAST_CHUNK, chunk, event_stream, get, post, settled
 
 CAP = 1000 * 2**20
-EVENT = b"data: 1\n\n"
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 
@@ -133,7 +132,7 @@ async def test_new_connections_and_requests_are_refused_and_what_runs_goes_on(fu
 async def test_a_body_is_refused_before_it_is_sent(full):
     gateway, backend, use = full
     client = await gateway.connect()
-    await settled(lambda: gateway.plane.connection_count == 1)
+    assert await settled(lambda: gateway.plane.connection_count == 1)
     await use(1.1)
     await client.send(post(b"x" * 1_000_000)[:300])
     answer = await client.answer()

@@ -13,6 +13,7 @@ from tests.proxy.conftest import (  # noqa: F401
 )
 from tests.proxy.dialogue import ScriptedBackend
 from tests.security.judging import Fleet
+from tests.security.poison import CALM
 
 
 @pytest.fixture
@@ -24,3 +25,13 @@ async def fleet(
     backend = await start_backend()
     deadlines = "timeouts: {request_head: 500ms, request_body: 500ms}"
     return Fleet(await start_gateway(deadlines, backend, limit=1000), backend)
+
+
+@pytest.fixture
+async def pair(
+    start_backend: Callable[..., Awaitable[ScriptedBackend]],  # noqa: F811
+    start_gateway: Callable[..., Awaitable[Running]],  # noqa: F811
+) -> tuple[Running, ScriptedBackend]:
+    """A gateway that takes no offence at what its backend sends, and that backend."""
+    backend = await start_backend()
+    return await start_gateway(CALM + "timeouts: {first_byte: 2s, stall: 1s}", backend, limit=1000), backend

@@ -10,17 +10,9 @@ import re
 import pytest
 
 from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
+from tests.security.poison import CALM, GOOD, POISON
 
-_CALM = "breaker: {consecutive: 100000, min_samples: 100000, ratio: 1.0}\nretry: {budget: 0}\n"
-_POISON = reply(b"POISON")
-_GOOD = b'{"ok":true}'
 _SECRET = "sk-canary-0123456789"
-
-
-@pytest.fixture
-async def pair(start_backend, start_gateway):
-    backend = await start_backend()
-    return await start_gateway(_CALM + "timeouts: {first_byte: 2s, stall: 1s}", backend, limit=1000), backend
 
 
 async def _only_open(backend, count):
@@ -30,13 +22,13 @@ async def _only_open(backend, count):
 LEFTOVERS = {
     "byte": reply(b"ok") + b"x",
     "blank": reply(b"ok") + b"\r\n",
-    "answer": reply(b"ok") + _POISON,
-    "half": reply(b"ok") + _POISON[:20],
+    "answer": reply(b"ok") + POISON,
+    "half": reply(b"ok") + POISON[:20],
     "interim": reply(b"ok") + b"HTTP/1.1 103 E\r\n\r\n",
     "behind-chunks": event_stream() + chunk(b"ok") + LAST_CHUNK + b"x",
     "behind-204": b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
-    "behind-304": b"HTTP/1.1 304 X\r\n\r\n" + _POISON,
-    "behind-empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + _POISON,
+    "behind-304": b"HTTP/1.1 304 X\r\n\r\n" + POISON,
+    "behind-empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + POISON,
     "close": reply(b"ok", "Connection: close"),
     "close-in-a-list": reply(b"ok", "Connection: x, Close"),
     "http-1.0": reply(b"ok").replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -54,7 +46,7 @@ async def test_a_connection_with_anything_left_over_is_not_used_again(pair, sent
         await client.send(post())
         answer = await client.answer()
         assert b"POISON" not in answer.head + answer.body
-        assert number == 0 or answer.body == _GOOD
+        assert number == 0 or answer.body == GOOD
         await _only_open(backend, min(number, 1))
     assert {request.connection for request in backend.requests[1:]} == {1}
 
@@ -76,7 +68,7 @@ async def test_an_early_answer_costs_the_connection_and_not_the_upload(pair):
     backend.intercept = reject
     answer = await gateway.ask(post(body))
     assert (answer.status, answer.body) == (413, b"early")
-    assert (await gateway.ask(post())).body == _GOOD
+    assert (await gateway.ask(post())).body == GOOD
     assert backend.requests[0].connection == 1
 
 
@@ -135,7 +127,7 @@ async def test_marks_never_cross(pair, seed):
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"SSH-2.0-x\r\n", _POISON, b"\0"], ids=["end", "greeting", "answer", "nul"]
+    "sent", [b"", b"SSH-2.0-x\r\n", POISON, b"\0"], ids=["end", "greeting", "answer", "nul"]
 )
 async def test_who_speaks_or_leaves_when_it_is_connected_to_is_not_asked(pair, sent):
     gateway, backend = pair
@@ -198,7 +190,7 @@ async def keyed(start_backend, start_gateway):
     """A cluster with a credential of its own."""
     backend = await start_backend()
     cluster = f"{{name: a, limit: 8, backends: ['{backend.url}'], auth: {{value: 'Bearer {_SECRET}'}}}}"
-    return await start_gateway(f"{_CALM}clusters: [{cluster}]"), backend
+    return await start_gateway(f"{CALM}clusters: [{cluster}]"), backend
 
 
 @pytest.mark.parametrize("count", [1, 3])

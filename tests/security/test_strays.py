@@ -18,25 +18,17 @@ from gateway.core.model import Reason
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.wire import Wire
 from tests.proxy.dialogue import post, reply, settled
+from tests.security.poison import GOOD, POISON
 
-_CALM = "breaker: {consecutive: 100000, min_samples: 100000, ratio: 1.0}\nretry: {budget: 0}\n"
-_POISON = reply(b"POISON")
-_GOOD = b'{"ok":true}'
 _SLOWLY = [0.01, reply()]  # so that a stray is read before the true answer is there
 STRAYS = {
-    "whole": [_POISON],
-    "in-pieces": [_POISON[:20], _POISON[20:]],
-    "byte": [_POISON[:1], _POISON[1:]],
-    "interim": [b"HTTP/1.1 103 E\r\n\r\n" + _POISON],
-    "blank": [b"\r\n" + _POISON],
+    "whole": [POISON],
+    "in-pieces": [POISON[:20], POISON[20:]],
+    "byte": [POISON[:1], POISON[1:]],
+    "interim": [b"HTTP/1.1 103 E\r\n\r\n" + POISON],
+    "blank": [b"\r\n" + POISON],
     "garbage": [b"\0"],
 }
-
-
-@pytest.fixture
-async def pair(start_backend, start_gateway):
-    backend = await start_backend()
-    return await start_gateway(_CALM + "timeouts: {first_byte: 2s, stall: 1s}", backend, limit=1000), backend
 
 
 @pytest.mark.parametrize("is_before", [True, False])
@@ -46,15 +38,15 @@ async def test_an_answer_that_nobody_asked_for_is_not_the_next_one_s(pair, is_be
     client = await gateway.connect()
     for _ in range(40):
         await client.send(post())
-        assert (await client.answer()).body == _GOOD
+        assert (await client.answer()).body == GOOD
         (upstream,) = backend.open_connections
         if is_before:
-            upstream.transport.write(_POISON)
+            upstream.transport.write(POISON)
             client.writer.write(post())
         else:
             client.writer.write(post())
-            upstream.transport.write(_POISON)
-        assert (await client.answer()).body == _GOOD
+            upstream.transport.write(POISON)
+        assert (await client.answer()).body == GOOD
         assert await settled(lambda: len(backend.open_connections) == 1)
 
 
@@ -102,13 +94,13 @@ async def test_a_stray_at_the_moment_of_the_write_costs_its_connection_only(
     gateway, backend = pair
     client = await gateway.connect()
     await client.send(post())
-    assert (await client.answer()).body == _GOOD
+    assert (await client.answer()).body == GOOD
     stray = Stray(backend, parts, is_late=is_late)
     monkeypatch.setattr(Wire, "is_silent", stray.around(Wire.is_silent))
     backend.default = _SLOWLY
     for _ in range(3):
         await client.send(post())
-        assert (await client.answer()).body == _GOOD
+        assert (await client.answer()).body == GOOD
     assert stray.was_seen is not is_late
     assert stray.connection.number == 0 and stray.connection.is_lost.is_set()
     sent_in_vain = [request for request in backend.requests[1:] if request.connection == 0]
@@ -191,7 +183,7 @@ class Told:
     def ask(self, head: int, body: int) -> None:
         self.connection.send(self, b"h" * head, b"b" * body)
         self.buffered = self._at_first
-        for piece in (_POISON[:30], _POISON[30:]):
+        for piece in (POISON[:30], POISON[30:]):
             if not self.is_aborted:
                 self.connection.data_received(piece)
             self.buffered = 0
