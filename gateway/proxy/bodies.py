@@ -1,4 +1,4 @@
-"""What is read from a request: the model and the stream flag, never the whole tree.
+"""What is read from a request: the model and the stream flag; of large bodies never the whole tree.
 
 The body itself goes upstream byte for byte; only a cluster that knows the model by another name gets
 the one value replaced, at its exact place.
@@ -12,6 +12,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import orjson
 
 from gateway.proxy.errors import invalid, unreadable
 from gateway.proxy.multipart import model_span
@@ -49,6 +50,7 @@ class _Named(msgspec.Struct):
     model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_loads = orjson.loads
 _decoder = msgspec.json.Decoder(_Read)
 _named_decoder = msgspec.json.Decoder(_Named)
 
@@ -65,6 +67,12 @@ class BodyFacts(NamedTuple):
     model_span: tuple[int, int] | None = None
 
 
+# The facts of bodies that name a model whose name was looked at before, without and with the stream flag.
+MAX_REMEMBERED_NAMES = 1024
+_plain: dict[str, BodyFacts] = {}
+_streamed: dict[str, BodyFacts] = {}
+
+
 def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes, *, is_hurried: bool = False) -> BodyFacts:
     """Finds the model where the endpoint says it stands. Raises Refusal 400 or 415; in a hurry, NeedsTime."""
     if endpoint.model_source is _IN_PATH:
@@ -75,7 +83,7 @@ def read_facts(head: RequestHead, endpoint: Endpoint, body: bytes, *, is_hurried
         message = "A compressed request body is not read here."
         raise invalid(message, param="content-encoding", status=415)
     facts = read_json(body, is_hurried=is_hurried) if head.is_json else _read_form(head, body)
-    return with_header(head, endpoint, facts)
+    return facts if facts.model is not None else with_header(head, endpoint, facts)
 
 
 def is_read(head: RequestHead, endpoint: Endpoint) -> bool:
@@ -139,6 +147,48 @@ def _read_multipart(content_type: bytes, body: bytes) -> BodyFacts:
 
 def read_json(body: bytes, *, is_hurried: bool = False) -> BodyFacts:
     """The routing fields of a JSON object. Raises Refusal 400 that names the field; in a hurry, NeedsTime."""
+    if len(body) <= HARD_BODY_BYTES and (facts := _read_at_once(body)) is not None:
+        return facts
+    return _read_with_care(body, is_hurried=is_hurried)
+
+
+def _read_at_once(body: bytes) -> BodyFacts | None:
+    """What `_read_with_care` finds, for a third of its cost; None where that has to look.
+
+    orjson takes nothing but UTF-8 and numbers that a double holds: neither is to be looked for.
+    """
+    try:
+        tree = _loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(tree) is not dict:
+        return None
+    model, stream = tree.get("model"), tree.get("stream")
+    if type(model) is not str or (stream is not None and type(stream) is not bool):
+        return None
+    # `find` instead of `in`: that tries whether the bytes are a number first, which costs more than to look
+    # (CPython 3.11).
+    if (
+        body.count(b'"model"') != 1
+        or ("stream" in tree and body.count(b'"stream"') != 1)
+        or (body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0 and _DISGUISE.search(body))
+    ):
+        return None
+    known = _streamed if stream is True else _plain
+    return known.get(model) or _remember(known, BodyFacts(model, stream is True))
+
+
+def _remember(known: dict[str, BodyFacts], facts: BodyFacts) -> BodyFacts:
+    """Raises Refusal 400 for a name that nobody can have."""
+    assert facts.model is not None
+    check_model_name(facts.model)
+    if len(known) >= MAX_REMEMBERED_NAMES:
+        known.clear()
+    known[facts.model] = facts
+    return facts
+
+
+def _read_with_care(body: bytes, *, is_hurried: bool) -> BodyFacts:
     has_time = not is_hurried or len(body) <= HARD_BODY_BYTES
     try:
         if not body.isascii():

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from random import Random
+
 import pytest
 
+from gateway.proxy import bodies
+from gateway.proxy.errors import Refusal
+from tests.fuzz.trying import corpus, mutations
 from tests.proxy.dialogue import post
 
 LARGE = b'"' + b"x" * 300_000 + b'"'
@@ -43,7 +49,8 @@ TWICE = (
     b',"model":"m"', b',"model":"n"', b',"mod\\u0065l":"n"', b',"\\u006dodel":"n"',
     b',"\\u006Dodel":"n"', b',"model" :"n"', b',"a":{"model":1},"model":"n"',
     b',"a":"\\"model\\"","model":"n"', b',"stream":true,"stream":true',
-    b',"stream":true,"\\u0073tream":false', b',"stream":null,"stream":true', b',"model":null',
+    b',"stream":true,"\\u0073tream":false', b',"stream":null,"stream":true',
+    b',"stream":true,"stream":null', b',"model":null',
 )  # fmt: skip
 ONCE = (
     b',"Model":"n"', b',"model ":"n"', b',"a":{"model":"n","stream":true}',
@@ -135,3 +142,22 @@ async def test_utf_8_by_any_spelling_is_read(ask, kind):
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "identity, gzip", "x-gzip", "aes128gcm", ","])
 async def test_a_body_in_a_coding_is_a_415(ask, coding):
     assert not await ask(body(b"1"), f"Content-Encoding: {coding}")
+
+
+def read(data: bytes) -> bodies.BodyFacts | bytes:
+    try:
+        return bodies.read_json(data)
+    except Refusal as refusal:
+        return refusal.body()
+
+
+def test_short_bodies_are_read_in_a_shorter_way_to_the_same_end(monkeypatch):
+    values = (*OVERFLOWS, *IN_RANGE, *DIFFERENT)
+    seeds = [*map(body, values), *(body(b"1", behind=more) for more in (*TWICE, *ONCE)), *AROUND]
+    seeds += [data.partition(b"\n")[2] for data in corpus("model")]
+    asked = [data for data in seeds if len(data) <= bodies.HARD_BODY_BYTES]
+    asked += islice(mutations("model", asked, Random(1)), 5000)
+    short = [read(data) for data in asked]
+    monkeypatch.setattr(bodies, "HARD_BODY_BYTES", -1)
+    for data, told in zip(asked, short, strict=True):
+        assert read(data) == told, data
