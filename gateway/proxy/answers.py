@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -52,7 +51,15 @@ def switch_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
 
 def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | None) -> bytes:
     """The head for the client: the backend's own, with the framing and routing lines of this hop."""
-    record = exchange.record
+    status, forward, length = head[:3]
+    routing = routing_lines(candidate, exchange) if candidate is not None else b""
+    request_id = exchange.record.request_id.encode()
+    if length is not None and exchange.keeps_alive and status < 300 and status != 204:  # the usual one
+        return b"%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (forward, request_id, routing, length)
+    return b"%bx-request-id: %b\r\n%b%b\r\n" % (forward, request_id, routing, _framing(head, exchange))
+
+
+def _framing(head: ResponseHead, exchange: Exchange) -> bytes:
     if exchange.is_chunked:
         framing = b"transfer-encoding: chunked\r\n"
     elif head.length is None or head.status in (204, 304):
@@ -61,14 +68,9 @@ def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
         framing = b"content-length: %d\r\n" % head.length
     if not exchange.keeps_alive:
         framing += b"connection: close\r\n"
-    if head.status >= 500 and record.attempts > 1 and _is_final(head):
+    if head.status >= 500 and exchange.record.attempts > 1 and _is_final(head):
         framing += SHOULD_NOT_RETRY
-    return b"%bx-request-id: %b\r\n%b%b\r\n" % (
-        head.forward,
-        record.request_id.encode(),
-        routing_lines(candidate, exchange) if candidate is not None else b"",
-        framing,
-    )
+    return framing
 
 
 def _is_final(head: ResponseHead) -> bool:
@@ -83,24 +85,53 @@ def _is_final(head: ResponseHead) -> bool:
 def routing_lines(candidate: Candidate, exchange: Exchange) -> bytes:
     """Where the request went and why, for the client."""
     record = exchange.record
-    lines = b"%bx-spillway-attempts: %d\r\nx-spillway-queue-ms: %d\r\nx-spillway-overhead-ms: %.2f\r\n" % (
-        _place_lines(candidate.cluster, candidate.tier, candidate.backend.id),
-        record.attempts,
-        0 if record.held is None else record.held.seconds * 1000,
-        record.overhead_s * 1000,
-    )
+    if record.attempts == 1 and record.held is None:
+        known = _at_once.get(id(candidate))
+        lines = known[1] if known is not None and known[0] is candidate else _learn_at_once(candidate)
+    else:
+        lines = _place_lines(candidate, record.attempts, record.held.seconds if record.held else 0.0)
+    hundredths = int(record.overhead_s * 100_000 + 0.5)
+    lines += _OVERHEAD[hundredths] if hundredths < len(_OVERHEAD) else _overhead_line(hundredths)
     if candidate.tier != record.preferred_tier:
         lines += b"x-spillway-spill-reason: %b\r\n" % candidate.reason.encode()
     return lines
 
 
-@lru_cache(maxsize=4096)  # one entry for each backend
-def _place_lines(cluster: str, tier: str, backend_id: str) -> bytes:
-    return b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n" % (
-        cluster.encode(),
-        tier.encode(),
-        backend_id.encode(),
+def _place_lines(candidate: Candidate, attempts: int, held_s: float) -> bytes:
+    return (
+        b"x-spillway-cluster: %b\r\nx-spillway-tier: %b\r\nx-spillway-backend: %b\r\n"
+        b"x-spillway-attempts: %d\r\nx-spillway-queue-ms: %d\r\n"
+        % (
+            candidate.cluster.encode(),
+            candidate.tier.encode(),
+            candidate.backend.id.encode(),
+            attempts,
+            held_s * 1000,
+        )
     )
+
+
+# Those of a first attempt without a wait. Plans have the same candidates until the fleet changes, and to
+# compare these would cost more than to write the lines anew: so they are known by their identity.
+_at_once: dict[int, tuple[Candidate, bytes]] = {}
+MAX_REMEMBERED_CANDIDATES = 4096
+
+
+def _learn_at_once(candidate: Candidate) -> bytes:
+    if len(_at_once) >= MAX_REMEMBERED_CANDIDATES:
+        _at_once.clear()
+    lines = _place_lines(candidate, 1, 0.0)
+    _at_once[id(candidate)] = (candidate, lines)
+    return lines
+
+
+def _overhead_line(hundredths: int) -> bytes:
+    """Of milliseconds."""
+    return b"x-spillway-overhead-ms: %.2f\r\n" % (hundredths / 100)
+
+
+# Nearly all: to format one costs as much as all else here.
+_OVERHEAD = tuple(map(_overhead_line, range(200)))
 
 
 class LocalAnswer(NamedTuple):

@@ -44,6 +44,7 @@ _COMPLETED = Reason.COMPLETED  # once: see attempt.py
 _CLIENT_LEFT = Outcome.of(Reason.CLIENT_LEFT)
 _REFUSED = Outcome.of(Reason.REFUSED)
 _OVERTAKEN = Outcome.of(Reason.OVERTAKEN)
+_new = tuple.__new__  # see request_reader.py
 
 
 class Exchange:
@@ -198,7 +199,7 @@ class Exchange:
         residency = None
         if self._key is not None or self._head.residency is not None:
             residency = residency_of(self._head, self._key, plane.view.residencies)
-        known = RequestFacts(facts.model, plane.draw(), facts.stream, len(self._body), residency)
+        known = _new(RequestFacts, (facts.model, plane.draw(), facts.stream, len(self._body), residency))
         self.route = route = Route(plane, self.settings, record, known)
         if self._head.deadline is not None:
             route.heed_deadline(self._head, now_s)

@@ -33,7 +33,8 @@ class Route(Journey):
         self, plane: DataPlane, settings: PlaneSettings, record: RequestRecord, facts: RequestFacts
     ) -> None:
         total_deadline_s = record.started_s + settings.timeouts.total_s
-        super().__init__(facts, plane.view, plane.extra, settings.retry.attempts, total_deadline_s)
+        # By name: `super()` makes an object for it.
+        Journey.__init__(self, facts, plane.view, plane.extra, settings.retry.attempts, total_deadline_s)
         self._plane = plane
         self._record = record
         self._rules = settings.hold
