@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.core.breaker import NO_GENERATION
 from gateway.core.model import Candidate, Plan, PlanReason, RequestFacts, Shed
@@ -98,7 +99,7 @@ def plan_again(
     if rest is None:
         return None
     in_time = tuple(c for c in rest.candidates if has_time(view.backends[c.backend.id], left_s, now_s))
-    return rest._replace(candidates=in_time) if in_time else None
+    return replace(rest, candidates=in_time) if in_time else None
 
 
 def plan_hedge(
@@ -116,7 +117,7 @@ def plan_hedge(
     beside = [c for c in able if c.tier == first.tier] or able
     if not beside:
         return None
-    return plan._replace(candidates=tuple(c._replace(reason=PlanReason.HEDGED) for c in beside))
+    return replace(plan, candidates=tuple(replace(c, reason=PlanReason.HEDGED) for c in beside))
 
 
 def has_time(state: BackendState, left_s: float, now_s: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.breaker import NO_GENERATION
@@ -33,7 +34,8 @@ class ServingTier(NamedTuple):
         return tuple(seat for seats in self.seats.values() for seat in seats.values())
 
 
-class Serving(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Serving:
     """Who may serve one model now. `tiers` is empty when all who could are drained.
 
     First the tiers in order, without clusters that are down; then what is left of those, in order of tiers.

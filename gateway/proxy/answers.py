@@ -51,7 +51,7 @@ def switch_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | N
 
 def answer_head(head: ResponseHead, exchange: Exchange, candidate: Candidate | None) -> bytes:
     """The head for the client: the backend's own, with the framing and routing lines of this hop."""
-    status, forward, length = head[:3]
+    status, forward, length = head.status, head.forward, head.length
     routing = routing_lines(candidate, exchange) if candidate is not None else b""
     request_id = exchange.record.request_id.encode()
     if length is not None and exchange.keeps_alive and status < 300 and status != 204:  # the usual one

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.fleet import AttemptFinished, AttemptStarted, FirstByteSeen
@@ -262,7 +263,7 @@ class Attempt:
             connection = await self._pool.connect()
             self._connecting = None
             # The one probe permit may be its own: whether that is free need not be asked again.
-            if self._plane.view.admits(self.candidate._replace(is_probe=False)):
+            if self._plane.view.admits(replace(self.candidate, is_probe=False)):
                 self._send(connection, self._plane.clock())
             else:
                 connection.close()

@@ -8,8 +8,9 @@ may read otherwise is refused. The rules and their sources stand in the table be
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from enum import IntEnum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gateway.proxy.errors import Refusal, malformed
 
@@ -371,7 +372,8 @@ def _without(lines: bytes, names: set[bytes]) -> bytes:
     return b"".join(kept)
 
 
-class ResponseHead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
     """A backend's head that passed every check. `forward` is the status line and the lines to pass on.
 
     `length` is None where the body ends with the last chunk (`is_chunked`) or with the connection.
@@ -401,7 +403,7 @@ def without_secret(head: ResponseHead, secret: bytes) -> ResponseHead:
     first, *lines = head.forward.splitlines(True)
     if secret in first:
         raise BadResponse("a credential in the status line")
-    return head._replace(forward=first + b"".join(line for line in lines if secret not in line))
+    return replace(head, forward=first + b"".join(line for line in lines if secret not in line))
 
 
 class BadResponse(Exception):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from gateway.proxy.errors import Refusal
 
@@ -32,7 +32,8 @@ class LocalPath(Enum):
     MODEL_READY = "model_ready"
 
 
-class Endpoint(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """One allowed path. `name` is bounded: it may be logged and counted."""
 
     name: str

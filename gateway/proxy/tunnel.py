@@ -11,6 +11,7 @@ after the head is never read as HTTP (ADR 0040).
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.breaker import NO_GENERATION
@@ -64,7 +65,7 @@ class TunnelAttempt(Attempt):
         if self._lease is not None:
             self._plane.store.release_permit(self._lease)
         self._plane.apply(TunnelOpened(candidate.backend.id, ttft_s, candidate.generation))
-        self.candidate = candidate._replace(generation=NO_GENERATION)  # its end teaches nothing more
+        self.candidate = replace(candidate, generation=NO_GENERATION)  # its end teaches nothing more
         self._exchange.on_tunnel(self, transport, rest)
 
     def count(self, bytes_out: int) -> None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 from gateway.proxy.errors import Refusal, malformed
@@ -124,7 +125,7 @@ def read_switch(
             raise BadResponse("an extension that was not offered")
         lines += b"sec-websocket-extensions: %b\r\n" % extensions
     head = read_response_head(101, reason, version, headers, lowest_status=101)
-    return head._replace(forward=head.forward + lines, length=0)
+    return replace(head, forward=head.forward + lines, length=0)
 
 
 def _names_of(extensions: bytes) -> set[bytes]:

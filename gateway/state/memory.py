@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gateway.core.fleet import ShareClosing, ShareOpening
 from gateway.core.model import Plan
@@ -86,7 +87,7 @@ class MemoryStore:
     def release_permit(self, lease: Lease) -> None:
         if lease.candidate.is_probe and not lease.is_released:
             self._probed.discard(lease.candidate.backend.id)
-            lease.candidate = lease.candidate._replace(is_probe=False)
+            lease.candidate = replace(lease.candidate, is_probe=False)
 
     def leases_held(self, backend_id: str) -> int:
         return self._held.get(backend_id, 0)

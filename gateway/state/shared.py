@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from secrets import token_hex
@@ -179,7 +179,7 @@ class SharedStore:
         if lease.candidate.is_probe and not lease.is_released:
             if self._book.give_back_permit(lease.candidate, self._clock()):
                 self._wake.set()
-            lease.candidate = lease.candidate._replace(is_probe=False)
+            lease.candidate = replace(lease.candidate, is_probe=False)
 
     def leases_held(self, backend_id: str) -> int:
         slots = self._book.slots.get(backend_id)

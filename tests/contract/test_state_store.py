@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -86,7 +87,7 @@ async def test_a_gateway_may_be_told_to_hold_less_than_the_limit(store):
 
 def probe_of(backend_id: str) -> Plan:
     plan = plan_over(backend_id)
-    return plan._replace(candidates=(plan.candidates[0]._replace(is_probe=True, generation=3),))
+    return replace(plan, candidates=(replace(plan.candidates[0], is_probe=True, generation=3),))
 
 
 async def test_a_backend_has_one_probe_permit_beside_its_slots(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -139,7 +140,7 @@ async def test_who_waits_no_more_leaves_the_slot_to_others(store, waiting):
 async def test_the_slot_of_a_probe_wakes_when_the_probe_is_over(store, waiting):
     store.set_limits({"a": 1})
     plan = plan_over("a")
-    probe = await store.lease(Plan((plan.candidates[0]._replace(is_probe=True, generation=1),), "primary"))
+    probe = await store.lease(Plan((replace(plan.candidates[0], is_probe=True, generation=1),), "primary"))
     waiting.begin()
     store.release_permit(probe)
     assert waiting.leases == [], "its slot is still taken"

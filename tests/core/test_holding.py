@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.core.fleet import AttemptFinished, Drained, Ticked, Undrained
@@ -136,7 +138,7 @@ def test_nobody_takes_a_slot_that_somebody_waits_for():
     seats = story.waiter(0.0).candidates
     waiter = story.joins(0.0, 0.5, "b")
     assert [c.backend.id for c in story.holding.unwanted(seats)] == ["a"]
-    probes = [c._replace(is_probe=True) for c in seats]
+    probes = [replace(c, is_probe=True) for c in seats]
     assert len(story.holding.unwanted(probes)) == 2, "a probe takes the permit that nobody waits for"
     story.holding.leave(waiter, 0.1)
     assert len(story.holding.unwanted(seats)) == 2

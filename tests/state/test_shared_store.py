@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -247,7 +248,7 @@ async def test_latencies_are_heard_with_their_age(redis_server):
 
 def probe_of(backend_id: str) -> Plan:
     plan = plan_over(backend_id)
-    return plan._replace(candidates=(plan.candidates[0]._replace(is_probe=True),))
+    return replace(plan, candidates=(replace(plan.candidates[0], is_probe=True),))
 
 
 async def test_the_whole_fleet_has_one_probe_at_a_backend(redis_server):
