@@ -215,8 +215,8 @@ class DownstreamConnection(asyncio.Protocol):
         self.deadline_s = _NEVER_S
         endpoint = request.endpoint
         is_tunnel = endpoint is not None and endpoint.is_tunnel
-        self._exchange = (TunnelExchange if is_tunnel else Exchange)(self._plane, self, request)
-        self._exchange.start()
+        self._exchange = exchange = (TunnelExchange if is_tunnel else Exchange)(self._plane, self, request)
+        exchange.start()
 
     def exchange_ended(self, keeps_alive: bool) -> None:
         """Called once by each exchange when its answer is written."""
@@ -245,17 +245,17 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _wait_for_more(self) -> None:
         """Nothing is left to answer: the next request may come, or the one that has begun may end."""
-        timeouts = self._plane.settings.timeouts
-        if self._reader.is_begun:
+        plane, reader = self._plane, self._reader
+        timeouts = plane.settings.timeouts
+        if reader.is_begun:
             wait_s = timeouts.request_body_s
         else:
-            wait_s = (
-                min(LAST_REQUEST_S, timeouts.keep_alive_s)
-                if self._plane.is_draining
-                else timeouts.keep_alive_s
-            )
-        self.deadline_s = self._plane.clock() + wait_s
-        if self._reader.owes_continue:
+            wait_s = timeouts.keep_alive_s
+            if plane.is_draining:
+                wait_s = min(LAST_REQUEST_S, wait_s)
+        clock = plane.clock
+        self.deadline_s = clock() + wait_s
+        if reader.owes_continue:
             self.send_continue()
 
     def _turn_away(self, refusal: Refusal) -> None:

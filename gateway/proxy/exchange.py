@@ -128,11 +128,12 @@ class Exchange:
                 answer = answers.local(endpoint, plane, self._key)
                 self.record.outcome = SUCCESS
                 self._answer(answer)
-            elif self._is_to_be_looked_at():
+            elif len(self._body) > LARGE_BODY_BYTES and self._is_to_be_looked_at():
                 self._looking = plane.loop.create_task(self._look())
                 return
             else:
-                now_s = plane.clock()
+                clock = plane.clock  # called as a method, it would be looked for in the class first
+                now_s = clock()
                 plan = self._make_plan(now_s)
                 lease = self.route.lease_now(plan)
                 if lease is not None:
@@ -151,11 +152,10 @@ class Exchange:
         self._end()
 
     def _is_to_be_looked_at(self) -> bool:
-        """Whether its body is too large to be read while everybody else waits."""
-        if len(self._body) <= LARGE_BODY_BYTES or self._facts is not None:
-            return False
+        """Whether its body, which is too large to be read while everybody else waits, is to be read."""
         return (
-            self._head is not None
+            self._facts is None
+            and self._head is not None
             and self._endpoint is not None
             and bodies.is_read(self._head, self._endpoint)
         )
@@ -192,14 +192,16 @@ class Exchange:
         assert self._head is not None and self._endpoint is not None
         facts = self._facts or bodies.read_facts(self._head, self._endpoint, self._body, is_hurried=True)
         plane, record = self._plane, self.record
-        record.model, record.stream = facts.model, facts.stream
-        if self._key is not None and not self._key.rules.allows(facts.model):
+        model, stream, _ = facts
+        record.model, record.stream = model, stream
+        if self._key is not None and not self._key.rules.allows(model):
             # As if nobody served it: what others may ask for is not told either.
-            raise shed(ShedReason.MODEL_NOT_FOUND, facts.model)
+            raise shed(ShedReason.MODEL_NOT_FOUND, model)
         residency = None
         if self._key is not None or self._head.residency is not None:
             residency = residency_of(self._head, self._key, plane.view.residencies)
-        known = _new(RequestFacts, (facts.model, plane.draw(), facts.stream, len(self._body), residency))
+        draw = plane.draw
+        known = _new(RequestFacts, (model, draw(), stream, len(self._body), residency))
         self.route = route = Route(plane, self.settings, record, known)
         if self._head.deadline is not None:
             route.heed_deadline(self._head, now_s)
@@ -232,7 +234,8 @@ class Exchange:
         """The first attempt, or the next after one that `failed` or was not to be tried any more."""
         plane, before = self._plane, self._attempt
         if before is None:
-            plane.extra.exchange_began(now_s)
+            count = plane.extra.exchange_began
+            count(now_s)
             if lease.candidate.tier != self.record.preferred_tier:
                 self.route.note_passed_over(lease.candidate)
         elif failed is not None:
@@ -251,7 +254,8 @@ class Exchange:
         route = self.route
         route.tried += (lease.candidate,)
         plane, trace = self._plane, self.record.trace
-        attempt = self.attempt_type(plane, self, lease, now_s, route.facts.body_bytes)
+        make = self.attempt_type
+        attempt = make(plane, self, lease, now_s, route.facts.body_bytes)
         if trace is not None and plane.tracing is not None:
             attempt.trace = plane.tracing.attempt(trace, lease.candidate, now_s)
         return attempt
@@ -355,7 +359,8 @@ class Exchange:
         """The point of no return: the head and the first bytes go to the client."""
         plane, record, connection, head = self._plane, self.record, self.connection, attempt.answer_head
         assert head is not None
-        now_s = plane.clock()
+        clock = plane.clock
+        now_s = clock()
         self._begin_answer()
         if self._hedge is not None and (loser := self._hedge.win(attempt)) is not None:
             self._go_on_with(attempt, loser)
@@ -364,7 +369,7 @@ class Exchange:
         held_s = record.held.seconds if record.held is not None else 0.0
         overhead_s = record.ttft_s - self._waited_s - (now_s - attempt.began_s) - held_s
         # An attempt lets go a moment after the next one has begun: that moment is in both of their times.
-        record.overhead_s = max(overhead_s, 0.0)
+        record.overhead_s = overhead_s if overhead_s > 0.0 else 0.0
         write, first = connection.write_on, chunk
         if head.length is None:
             if self._head is not None and self._head.is_http_10:
@@ -459,16 +464,18 @@ class Exchange:
             self._hedge.end(outcome)
             self._hedge = None
         plane = self._plane
-        if self not in plane.exchanges:
+        exchanges, clock = plane.exchanges, plane.clock
+        if self not in exchanges:
             return
-        plane.exchanges.discard(self)
+        exchanges.discard(self)
         if self._key is not None:
             self._key.finished()
         self._attempt = None  # it knows its owner: a ring of the two would wait for the collector
         if self._body:
             self._free_body()
-        self.record.duration_s = plane.clock() - self.record.started_s
-        plane.telemetry.record(self.record)
+        record = self.record
+        record.duration_s = clock() - record.started_s
+        plane.telemetry.record(record)
         self.connection.exchange_ended(self.keeps_alive)
 
     # --- called from outside -------------------------------------------------------------------------

@@ -112,7 +112,8 @@ class RequestReader:
             return None
         body = data[body_start:]
         plane.take_bytes(len(body))
-        return _new(Request, (self._repeated_head, self._repeated_endpoint, body, plane.clock(), None))
+        clock = plane.clock
+        return _new(Request, (self._repeated_head, self._repeated_endpoint, body, clock(), None))
 
     def read(self, data: bytes, at: int) -> int:
         """Reads the part that goes on at `at`, and tells where the next begins."""

@@ -54,7 +54,8 @@ class Route(Journey):
 
     def plan(self, now_s: float) -> Plan:
         """For the first attempt. Raises Refusal."""
-        return self._not_shed(self.plan_first(now_s))
+        found = self.plan_first(now_s)
+        return found if isinstance(found, Plan) else self._not_shed(found)
 
     def plan_retry(self, failed: Reason, now_s: float) -> Plan | None:
         """As Journey has it; what the budget denies stands in the record."""
