@@ -52,4 +52,4 @@ class RepeatedHead:
             self._head = head = head[:at] + digits + head[end:]
             self._length = length
             self._digits_end = at + len(digits)
-        return start if message.startswith(head) else 0
+        return start if message[:start] == head else 0
