@@ -153,8 +153,12 @@ class UpstreamConnection(asyncio.Protocol):
 
         The receiver does not hear of it; `body_bytes` counts it. An error is looked through for secrets.
         """
-        if not self._is_error:
-            self._whole_chunks_to = write
+        head = self._head
+        if head is None or head.status >= 400:
+            return
+        self._whole_chunks_to = write
+        if head.is_event_stream:
+            self._wire.acknowledge_every_other()
 
     @property
     def body_bytes(self) -> int:

@@ -5,7 +5,8 @@ fleet gives back what is idle, asks for what the arrivals need, and carries requ
 
 Invariants:
 - in_use <= allowance whenever a slot is taken;
-- what is given back is not used from the moment the message is made, whatever becomes of the message;
+- what is given back is not used from the moment the message is made, whatever becomes of the message; so who
+  is cut off gives back nothing of the share that it goes on to use;
 - nothing is taken on a grant after `valid_until_s`, which is before the fleet gives the grant away;
 - an answer counts only if it is to the newest message.
 """
@@ -190,8 +191,7 @@ class GrantBook:
         for backend_id in ids:
             slots = self.slots[backend_id]
             reserve = slots.reserve(now_s)
-            idle = min(slots.idle, max(slots.cap - slots.in_use, 0))
-            keep = slots.in_use + (0 if is_full else min(idle, reserve))
+            keep = self._keep(slots, reserve, is_full=is_full)
             held = self._held(slots, now_s) if is_full else 0
             slots.granted = keep if is_full else min(keep, slots.granted)
             slots.is_told = True
@@ -210,7 +210,10 @@ class GrantBook:
             self.void()
             return []
         self._is_known = True
-        self.is_cut_off = False
+        if self.is_cut_off:
+            self.is_cut_off = False
+            for slots in self.slots.values():  # what it claimed and does not use it gives back soon
+                slots.is_told = False
         self.gateways = max(answer.gateways, 1)
         self._born_ms = answer.born_ms
         self.valid_until_s = self._lapses_s = message.sent_s + TTL_S - FENCE_MARGIN_S
@@ -263,6 +266,14 @@ class GrantBook:
         slots.idle_elsewhere = result.idle_elsewhere
         slots.share = result.share
         slots.gateways = self.gateways
+
+    def _keep(self, slots: Slots, reserve: int, *, is_full: bool) -> int:
+        """What is in use and what more may be taken until the answer has come."""
+        if self.is_cut_off:
+            # Its requests go on by its share meanwhile, and after an answer that is late or lost.
+            return max(slots.in_use, slots.allowance)
+        idle = 0 if is_full else min(slots.idle, max(slots.cap - slots.in_use, 0))
+        return slots.in_use + min(idle, reserve)
 
     def _held(self, slots: Slots, now_s: float) -> int:
         """What nobody else may have had of a memory that was lost: while cut off this gateway's share."""

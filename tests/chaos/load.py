@@ -64,6 +64,7 @@ class Load:
     def __init__(self, ports: Sequence[int]) -> None:
         self.ports = list(ports)
         self.told: list[Told] = []
+        self._under_way_since_s: dict[object, float] = {}
         self._is_over = False
         self._clients: list[Future[None]] = []
         self._thread = LoopThread()
@@ -97,6 +98,10 @@ class Load:
         """What was told of requests sent since then."""
         return [told for told in list(self.told) if told.sent_s >= since_s]
 
+    def has_ended(self, before_s: float) -> bool:
+        """Whether every request sent before then has its answer."""
+        return all(sent_s >= before_s for sent_s in self._under_way_since_s.copy().values())
+
     @property
     def statuses(self) -> Counter[int]:
         return Counter(told.status for told in list(self.told))
@@ -111,12 +116,15 @@ class Load:
     async def _ask(self, gateway: int, asking: Asking, client: Client) -> Told:
         hold_s, sent_s = asking.hold_s(), time.monotonic()
         status, cluster = 0, None
+        self._under_way_since_s[client] = sent_s
         try:
             await client.send(asking.request(hold_s))
             async with asyncio.timeout(hold_s + ANSWER_S):
                 status, cluster = await _answer(client.reader)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             pass
+        finally:
+            del self._under_way_since_s[client]
         told = Told(sent_s, time.monotonic() - sent_s, gateway, status, cluster, hold_s)
         self.told.append(told)
         return told

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from tests.chaos.exact_limit import check_peak, check_that_it_is_exact
 from tests.chaos.fleet import Fleet, eventually, running_fleet
 from tests.chaos.load import Load, Told, between, loaded
 from tests.redis_server import RedisServer
@@ -36,10 +37,15 @@ def fleet(shared_fleet: Fleet) -> Fleet:
 
 
 def test_under_a_load_above_the_limit_the_backend_sees_exactly_the_limit(fleet):
-    with loaded(fleet.ports, MANY, SHORT) as load:
-        eventually(lambda: len(load.told) > 800, 20, "800 answers")
-    assert set(load.statuses) == {200}
-    assert fleet.backend.peak == LIMIT
+    def story() -> int:
+        fleet.settle()
+        fleet.backend.reset()
+        with loaded(fleet.ports, MANY, SHORT) as load:
+            eventually(lambda: len(load.told) > 800, 20, "800 answers")
+        assert set(load.statuses) == {200}
+        return fleet.backend.peak
+
+    check_peak(fleet, story, at_most=LIMIT, at_least=LIMIT)
 
 
 def occupy(fleet: Fleet, load: Load, slots: int) -> list[Future[Told]]:
@@ -56,60 +62,72 @@ def occupy(fleet: Fleet, load: Load, slots: int) -> list[Future[Told]]:
     return streams
 
 
-def kill_a_gateway_that_holds(slots: int, fleet: Fleet) -> None:
-    """Its slots are in use again in 3 s, and the backend never sees more than the limit."""
+def peak_when_one_is_killed_that_holds(slots: int, fleet: Fleet) -> int:
+    """Its slots are in use again in 3 s."""
+    fleet.backend.reset()
     victim = fleet.members[0]
     with loaded(fleet.ports[:1]) as doomed:
         streams = occupy(fleet, doomed, slots)
         with loaded(fleet.ports[1:], MANY, SHORT) as load:
-            eventually(lambda: fleet.backend.peak == LIMIT, 5, "the primary is full")
+            eventually(lambda: fleet.backend.peak >= LIMIT, 5, "the primary is full")
             victim.kill()
             eventually(
                 lambda: fleet.backend.in_flight <= LIMIT - slots, 1, "the backend has lost its streams"
             )
-            eventually(lambda: fleet.backend.in_flight == LIMIT, 3, "its slots are in use again")
+            eventually(lambda: fleet.backend.in_flight >= LIMIT, 3, "its slots are in use again")
         assert {stream.result(5).status for stream in streams} == {0}
     assert set(load.statuses) == {200}
-    assert fleet.backend.peak == LIMIT
+    peak = fleet.backend.peak
     fleet.replace(victim)
+    return peak
 
 
 @pytest.mark.parametrize(
     "stream_s", [5.0, pytest.param(600.0, marks=[pytest.mark.slow, pytest.mark.timeout(700)])]
 )
 def test_a_killed_gateway_s_slots_come_back_and_a_long_stream_keeps_its_own(fleet, stream_s):
+    def story() -> int:
+        eventually(lambda: fleet.backend.in_flight <= 1, 5, "only the stream runs, if it has not ended")
+        return peak_when_one_is_killed_that_holds(5, fleet)
+
     started_s = time.monotonic()
     with loaded(fleet.ports) as load:
         stream = load.ask(1, stream_s, is_stream=True)
         eventually(lambda: fleet.backend.in_flight == 1, 5, "the stream runs")
-        kill_a_gateway_that_holds(5, fleet)
+        check_peak(fleet, story, at_most=LIMIT, at_least=LIMIT)
         while time.monotonic() - started_s < stream_s - 60:
-            eventually(lambda: fleet.backend.in_flight == 1, 5, "only the stream runs")
-            kill_a_gateway_that_holds(5, fleet)
+            check_peak(fleet, story, at_most=LIMIT, at_least=LIMIT)
         assert stream.result(stream_s + 5).status == 200
 
 
-def test_a_gateway_that_stood_still_takes_nothing_that_is_not_its_own_any_more(fleet):
+def peak_when_one_stood_still_that_held(slots: int, fleet: Fleet) -> int:
+    """Longer than its grants last; at the end the limit is exact again."""
+    fleet.settle()
+    fleet.backend.reset()
     sleeper = fleet.members[0]
     with loaded(fleet.ports) as load:
-        held = [load.ask(0, 5.0, is_stream=True) for _ in range(3)]
-        eventually(lambda: fleet.backend.in_flight == 3, 5, "it holds 3 slots")
+        streams = [load.ask(0, 5.0, is_stream=True) for _ in range(slots)]
+        eventually(lambda: fleet.backend.in_flight == slots, 5, "it holds its slots")
         load.add(MANY, SHORT)
-        eventually(lambda: fleet.backend.peak == LIMIT, 5, "the primary is full")
+        eventually(lambda: fleet.backend.peak >= LIMIT, 5, "the primary is full")
         sleeper.pause()
         paused_s = time.monotonic()
         eventually(lambda: fleet.backend.peak > LIMIT, 5, "its slots were given to others")
         eventually(lambda: time.monotonic() - paused_s > EXPIRED_S, 5, "its grants are over")
-        assert not any(one.done() for one in held)
+        assert not any(one.done() for one in streams)
         sleeper.resume()
-        assert [one.result(20).status for one in held] == [200] * 3
-        assert fleet.backend.peak <= LIMIT + 3, "more than the limit and the streams it already had"
-        fleet.backend.reset()
+        assert [one.result(20).status for one in streams] == [200] * slots
+        peak = fleet.backend.peak
         later_s = time.monotonic()
         eventually(lambda: _used_by(load, 0, later_s), 5, "it gets slots again")
-        eventually(lambda: len(load.since(later_s)) > 300, 10, "load")
-        assert fleet.backend.peak == LIMIT, "exact again: the streams that ran on have ended"
+        check_that_it_is_exact(fleet, load, answers=300)
     assert set(load.statuses) == {200}
+    return peak
+
+
+def test_a_gateway_that_stood_still_takes_nothing_that_is_not_its_own_any_more(fleet):
+    """No more than the limit and the streams that it already had."""
+    check_peak(fleet, lambda: peak_when_one_stood_still_that_held(3, fleet), at_most=LIMIT + 3)
 
 
 def _used_by(load: Load, gateway: int, since_s: float) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
+import sys
 
 import pytest
 
-from tests.proxy.dialogue import LAST_CHUNK, Ending, chunk, event_stream, post, reply
+from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply
 
 EVENT = b'data: {"a":1}\n\n'
 
@@ -42,6 +45,34 @@ async def test_the_head_waits_for_the_first_body_byte(pair):
     assert await client.is_silent(0.1)
     first.set()
     assert (await client.answer()).body == EVENT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be asked for it, and about it")
+async def test_events_that_come_quickly_are_acknowledged_two_at_a_time(pair):
+    """Each acknowledgement is a segment, and costs the gateway as much as half of a write."""
+    gateway, backend = pair
+    for _ in range(5):  # a machine that stops for 40 ms ends it
+        backend.will(event_stream(), *[s for _ in range(41) for s in (chunk(EVENT), 0.001)], HANG)
+        client = await gateway.connect()
+        await client.send(post())
+        await client.head()
+        await client.chunk()
+        (upstream,) = backend.open_connections
+        before = segments_in(upstream.transport)
+        for _ in range(40):
+            await client.chunk()
+        acknowledged = segments_in(upstream.transport) - before
+        client.close()
+        await upstream.is_lost.wait()
+        if acknowledged < 30:
+            break
+    assert 15 < acknowledged < 30
+
+
+def segments_in(transport: asyncio.BaseTransport) -> int:
+    """What its peer has sent so far, bare acknowledgements counted: tcpi_segs_in of struct tcp_info."""
+    info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return int(struct.unpack_from("I", info, 140)[0])
 
 
 @pytest.mark.parametrize("text", [

@@ -25,7 +25,7 @@ from gateway.state.grants import TTL_S
 from gateway.state.messages import Ask, Served, Wanting
 from gateway.state.shared import DEADLINE_S, IDLE_TICK_S
 from tests.redis_server import RedisServer
-from tests.state.virtual_fleet import Fate, Gateway, VirtualFleet, taken
+from tests.state.virtual_fleet import Fate, Gateway, VirtualFleet, taken, takes_all_it_may
 
 LIMIT = 12
 BACKENDS = ("a", "b")
@@ -47,15 +47,6 @@ def all_tell(fleet, *gateways, seconds=0.05) -> None:
         fleet.now_s += seconds
         for gateway in gateways:
             fleet.exchange(gateway)
-
-
-def takes_all_it_may(fleet, *gateways) -> int:
-    """How many requests get a slot there, while nobody else does anything."""
-    before = fleet.in_flight("a")
-    for gateway in gateways:
-        while fleet.request(gateway, fleet.plan("a")) is not None:
-            pass
-    return fleet.in_flight("a") - before
 
 
 def forget(fleet) -> None:

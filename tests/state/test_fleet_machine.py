@@ -93,7 +93,7 @@ class Fleet(RuleBasedStateMachine):
     def an_answer_takes_its_time(self, at, at_other, order, requests) -> None:
         """The fleet has acted on a message, and its sender does not know yet; requests go on everywhere."""
         gateway, other = self.pick(at), self.pick(at_other)
-        if gateway is other or gateway.book.is_cut_off:
+        if gateway is other:
             return
         answer = self.fleet.begin_exchange(gateway)
         self.note_the_forgotten()

@@ -57,6 +57,15 @@ def taken(fleet: VirtualFleet, gateway: Gateway, requests: int, backend_id: str 
     return sum(serve() for _ in range(requests))
 
 
+def takes_all_it_may(fleet: VirtualFleet, *gateways: Gateway) -> int:
+    """How many requests get a slot there, while nobody else does anything."""
+    before = fleet.in_flight("a")
+    for gateway in gateways:
+        while fleet.request(gateway, fleet.plan("a")) is not None:
+            pass
+    return fleet.in_flight("a") - before
+
+
 class VirtualFleet:
     """Drives gateways as SharedStore does, one step at a time."""
 
