@@ -25,6 +25,7 @@ from gateway.core.events import TICK_S
 from gateway.core.fleet import (
     CloseIdleConnections,
     Drained,
+    Effects,
     Event,
     Fleet,
     ReportCircuit,
@@ -105,8 +106,14 @@ class Gateway:
         self.admin_port = 0
 
     def apply(self, event: Event) -> None:
-        """Tells the fleet what happened, and does what it says is to be done."""
-        for effect in self._fleet.apply(event, self._clock()):
+        """Tells the fleet what happened, and does what it says is to be done: for most events nothing."""
+        if effects := self._fleet.apply(event, self._clock()):
+            self._carry_out(effects)
+        if self._plane.holding.count:
+            self._plane.waiting.review()
+
+    def _carry_out(self, effects: Effects) -> None:
+        for effect in effects:
             match effect:
                 case SetLimits(limits, caps):
                     self._store.set_limits(limits, caps)
@@ -120,8 +127,6 @@ class Gateway:
                     for backend_id in backend_ids:
                         if (pool := self._plane.pools.get(backend_id)) is not None:
                             pool.close_idle()
-        if self._plane.holding.count:
-            self._plane.waiting.review()
 
     def _report(self, change: ReportCircuit) -> None:
         backend_id, circuit, trigger, reason = change

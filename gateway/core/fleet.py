@@ -88,6 +88,8 @@ __all__ = [
 
 Effects = tuple[Effect, ...]
 
+_CLOSED = Circuit.CLOSED  # looking up a member of an enum costs as much as a call (CPython 3.11)
+
 # Whole answers of a status of 400 and more: no FirstByteSeen is ever told of those.
 _ANSWERED = frozenset((Reason.CLIENT_ERROR, Reason.BACKEND_FULL, Reason.SERVER_ERROR))
 # Given up from this side: the backend would have taken longer.
@@ -136,16 +138,17 @@ class Fleet:
     # --- attempts ------------------------------------------------------------------------------------
 
     def _on_attempt_started(self, event: AttemptStarted, now_s: float) -> Effects:
-        state = self._states.get(event.backend_id)
+        backend_id, generation, body_bytes = event
+        state = self._states.get(backend_id)
         if state is None:
             # Its lease was given just before it left the configuration: it may be back before the end.
-            state = self._states[event.backend_id] = BackendState(Backend(event.backend_id, "", 1))
+            state = self._states[backend_id] = BackendState(Backend(backend_id, "", 1))
         if state.in_flight == 0:
             state.slot_gap.work_began(now_s)
         state.in_flight += 1
-        if event.body_bytes is not None:
-            state.silence.asked(event.body_bytes, now_s)
-        if state.breaker.circuit is not Circuit.CLOSED and state.breaker.probe_began(event.generation):
+        if body_bytes is not None:
+            state.silence.asked(body_bytes, now_s)
+        if state.breaker.circuit is not _CLOSED and state.breaker.probe_began(generation):
             return self._change(state, (), now_s)  # the permit is taken: no other plan may offer it
         return ()
 
@@ -192,7 +195,7 @@ class Fleet:
                 del self._states[backend_id]
             return ()
         breaker = state.breaker
-        if outcome is SUCCESS and breaker.circuit is Circuit.CLOSED and breaker.doubt is None:
+        if outcome is SUCCESS and breaker.circuit is _CLOSED and breaker.doubt is None:
             # What nearly every attempt comes to, without a walk through the circuit.
             if generation is None or generation == breaker.generation:
                 breaker.evidence.succeeded(now_s)

@@ -47,7 +47,8 @@ class PeakEwma:
     def observe(self, latency_s: float, now_s: float) -> None:
         """A good answer's first byte."""
         self.answered_s = latency_s
-        self._note(latency_s, now_s)
+        self._samples += 1
+        self._move(latency_s, now_s)
 
     def _note(self, latency_s: float, now_s: float) -> None:
         self._samples += 1
@@ -65,12 +66,15 @@ class PeakEwma:
         return LatencySummary(self.value_s(now_s), samples) if samples else None
 
     def _move(self, latency_s: float, now_s: float) -> None:
-        if latency_s >= self._value_s:
+        # Of every answer: a call of max() would cost as much as all the rest.
+        value_s, elapsed_s = self._value_s, now_s - self._at_s
+        if latency_s >= value_s:
             self._value_s = latency_s
         else:
-            keep = self._decay(now_s)
-            self._value_s = self._value_s * keep + latency_s * (1.0 - keep)
-        self._at_s = max(self._at_s, now_s)
+            keep = exp(-elapsed_s / DECAY_S) if elapsed_s > 0.0 else 1.0
+            self._value_s = value_s * keep + latency_s * (1.0 - keep)
+        if elapsed_s > 0.0:
+            self._at_s = now_s
 
     def waited(self, elapsed_s: float, now_s: float) -> None:
         """Given up without an answer after `elapsed_s`: a lower bound, which can only raise the average."""
@@ -99,13 +103,14 @@ class PeakEwma:
         return f"<PeakEwma {self._value_s * 1000:.1f} ms>"
 
 
+# A plain moving average of gaps: an eighth of each new one, as TCP's smoothed round trip time has it.
+_KEEP, _TAKE = 7 / 8, 1 / 8
+
+
 class SlotGap:
     """How many seconds a busy backend takes to free a slot: what a refused client is told to wait."""
 
     __slots__ = ("_since_s", "gap_s")
-
-    # A plain moving average: an eighth of each new gap, as TCP's smoothed round trip time has it.
-    _KEEP = 7 / 8
 
     def __init__(self) -> None:
         self._since_s: float | None = None
@@ -118,7 +123,7 @@ class SlotGap:
     def slot_freed(self, now_s: float) -> None:
         if self._since_s is not None:
             gap_s = now_s - self._since_s
-            self.gap_s = gap_s if self.gap_s is None else self.gap_s * self._KEEP + gap_s * (1 - self._KEEP)
+            self.gap_s = gap_s if self.gap_s is None else self.gap_s * _KEEP + gap_s * _TAKE
         self._since_s = now_s
 
     def per_s(self, now_s: float) -> float:
@@ -127,5 +132,5 @@ class SlotGap:
             return 0.0
         gap_s, lasts_s = self.gap_s, now_s - self._since_s
         if lasts_s > gap_s:
-            gap_s = gap_s * self._KEEP + lasts_s * (1 - self._KEEP)
+            gap_s = gap_s * _KEEP + lasts_s * _TAKE
         return 1.0 / max(gap_s, 1e-6)

@@ -17,6 +17,8 @@ from gateway.telemetry.line_writer import LineWriter, file_sink, stdout_sink
 MAX_ID_CHARS = 128
 MAX_PATH_CHARS = 256
 MAX_MODEL_CHARS = 128
+# So many kinds of requests are told apart at once; clients choose the model and the method.
+MAX_REMEMBERED_KINDS = 1024
 
 _MILLISECONDS = tuple(f"{ms:03d}Z" for ms in range(1000))
 
@@ -46,6 +48,7 @@ class AccessLog:
         self._wall_clock = wall_clock
         self._second = -1
         self._formatted_second = ""
+        self._kinds: dict[tuple[object, ...], orjson.Fragment] = {}
 
     @property
     def dropped(self) -> int:
@@ -70,38 +73,17 @@ class AccessLog:
         return self._writer.close(deadline_s)
 
     def _fields(self, record: RequestRecord) -> dict[str, object]:
-        now_s = self._wall_clock()
-        second = int(now_s)
-        if second != self._second:
-            self._second = second
-            self._formatted_second = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        path, model, ttft_s = record.path, record.model, record.ttft_s
-        outcome = record.outcome
+        request_id, ttft_s, held = record.request_id, record.ttft_s, record.held
         fields: dict[str, object] = {
-            "ts": self._formatted_second + _MILLISECONDS[int((now_s - second) * 1000)],
-            "request_id": record.request_id[:MAX_ID_CHARS],
+            "ts": self._timestamp(),
+            "request_id": request_id if len(request_id) <= MAX_ID_CHARS else request_id[:MAX_ID_CHARS],
             "client": record.client,
-            "method": record.method,
-            "path": path[:MAX_PATH_CHARS] if "?" not in path else path.partition("?")[0][:MAX_PATH_CHARS],
-            "model": model and model[:MAX_MODEL_CHARS],
-            "route_model": record.route_model,
-            "stream": record.stream,
-            "status": record.status,
-            "error_code": record.error_code,
-            "outcome": outcome and outcome.verdict,
-            "reason": outcome and outcome.reason,
-            "cluster": record.cluster,
-            "tier": record.tier,
-            "backend": record.backend,
-            "attempts": record.attempts,
-            "hedged": record.hedge is not None,
-            "preferred_tier": record.preferred_tier,
-            "spill_reason": record.spill_reason,
+            "method": self._kind_of(record),  # and all that goes with it
             # Microseconds are all the clock is good for: 31.234, not 31.233999999.
-            "ttft_ms": None if ttft_s is None else int(ttft_s * 1e6) / 1e3,
-            "duration_ms": int(record.duration_s * 1e6) / 1e3,
-            "overhead_ms": int(record.overhead_s * 1e6) / 1e3,
-            "queue_ms": 0.0 if record.held is None else int(record.held.seconds * 1e6) / 1e3,
+            "ttft_ms": None if ttft_s is None else ttft_s * 1e6 // 1.0 / 1e3,
+            "duration_ms": record.duration_s * 1e6 // 1.0 / 1e3,
+            "overhead_ms": record.overhead_s * 1e6 // 1.0 / 1e3,
+            "queue_ms": 0.0 if held is None else held.seconds * 1e6 // 1.0 / 1e3,
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
@@ -122,6 +104,75 @@ class AccessLog:
         if record.trace is not None:
             fields["trace_id"] = record.trace.hex_id
         return fields
+
+    def _timestamp(self) -> str:
+        now_s = self._wall_clock()
+        into_second_s = now_s - self._second
+        if not 0.0 <= into_second_s < 1.0:
+            self._second = int(now_s)
+            self._formatted_second = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(self._second))
+            into_second_s = now_s - self._second
+        return self._formatted_second + _MILLISECONDS[int(into_second_s * 1000)]
+
+    def _kind_of(self, record: RequestRecord) -> orjson.Fragment:
+        """The fields in which requests are alike, in JSON. Remembered: that is most of a line's cost."""
+        key = (
+            record.method,
+            record.path,
+            record.model,
+            record.route_model,
+            record.stream,
+            record.status,
+            record.error_code,
+            record.outcome,
+            record.cluster,
+            record.tier,
+            record.backend,
+            record.attempts,
+            record.hedge is not None,
+            record.preferred_tier,
+            record.spill_reason,
+        )
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= MAX_REMEMBERED_KINDS:
+                self._kinds.clear()
+            kind = self._kinds[key] = _fragment(_kind_fields(record))
+        return kind
+
+
+def _kind_fields(record: RequestRecord) -> dict[str, object]:
+    path, model, outcome = record.path, record.model, record.outcome
+    return {
+        "method": record.method,
+        "path": path.partition("?")[0][:MAX_PATH_CHARS],
+        "model": model and model[:MAX_MODEL_CHARS],
+        "route_model": record.route_model,
+        "stream": record.stream,
+        "status": record.status,
+        "error_code": record.error_code,
+        "outcome": outcome and outcome.verdict,
+        "reason": outcome and outcome.reason,
+        "cluster": record.cluster,
+        "tier": record.tier,
+        "backend": record.backend,
+        "attempts": record.attempts,
+        "hedged": record.hedge is not None,
+        "preferred_tier": record.preferred_tier,
+        "spill_reason": record.spill_reason,
+    }
+
+
+def _fragment(fields: dict[str, object]) -> orjson.Fragment:
+    """What stands behind the name of the first field, up to the end of the last value.
+
+    As that field's value it brings all the others with it.
+    """
+    try:
+        whole = orjson.dumps(fields)
+    except TypeError:
+        whole = orjson.dumps(_in_clean_text(fields))
+    return orjson.Fragment(whole[whole.index(b":") + 1 : -1])
 
 
 def _in_clean_text(fields: dict[str, object]) -> dict[str, object]:

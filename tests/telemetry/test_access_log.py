@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.core.model import Outcome, Reason, Verdict
 from gateway.ports import Hedged, Held, RequestRecord
-from gateway.telemetry.access_log import AccessLog, open_access_log
+from gateway.telemetry.access_log import MAX_REMEMBERED_KINDS, AccessLog, open_access_log
 from gateway.telemetry.line_writer import LineWriter
 from gateway.telemetry.log_fields import FIELDS
 
@@ -181,6 +181,58 @@ def test_the_reference_says_null_of_exactly_what_may_be_null(record: Record) -> 
     line = logged(record(**bare))
     nulls = {field.name for field in FIELDS if "null" in field.when_null}
     assert {name for name, value in line.items() if value is None} == nulls
+
+
+# --- what is remembered ------------------------------------------------------------------------------
+
+ANOTHER: dict[str, Any] = {
+    "method": "PUT",
+    "path": "/v1/responses",
+    "model": "llama-3-70b",
+    "route_model": "other",
+    "stream": False,
+    "status": 502,
+    "error_code": "bad_gateway",
+    "outcome": Outcome.of(Reason.RESET),
+    "cluster": "there",
+    "tier": "spot",
+    "backend": "there@10.0.0.2:8000",
+    "attempts": 2,
+    "hedge": Hedged("there", "won"),
+    "preferred_tier": "backup",
+    "spill_reason": "full",
+}
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_requests_that_differ_in_one_thing_have_their_own_lines(record: Record, name: str) -> None:
+    lines = Lines()
+    log = AccessLog(lines, lambda: NOON_S)  # type: ignore[arg-type]
+    changed = record(**{name: ANOTHER[name]})
+    for each in (record(), changed, record()):
+        log.record(each)
+    assert [json.loads(line) for line in lines.written] == [
+        logged(record()),
+        logged(changed),
+        logged(record()),
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(RECORDS, min_size=2, max_size=5))
+def test_a_line_does_not_depend_on_those_before_it(records: list[RequestRecord]) -> None:
+    lines = Lines()
+    log = AccessLog(lines, lambda: NOON_S)  # type: ignore[arg-type]
+    for each in (*records, *records):
+        log.record(each)
+    assert [json.loads(line) for line in lines.written] == [logged(each) for each in (*records, *records)]
+
+
+def test_names_that_clients_make_up_are_not_remembered_for_ever(record: Record) -> None:
+    log = AccessLog(Lines(), lambda: NOON_S)  # type: ignore[arg-type]
+    for number in range(3 * MAX_REMEMBERED_KINDS):
+        log.record(record(model=f"m{number}"))
+    assert len(log._kinds) <= MAX_REMEMBERED_KINDS
 
 
 # --- the sink ----------------------------------------------------------------------------------------
