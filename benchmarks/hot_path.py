@@ -17,6 +17,7 @@ import socket
 import statistics
 import time
 from hashlib import sha256
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ HEADERS = (
     b"Authorization: Bearer secret\r\nContent-Type: application/json\r\n"
 )
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (HEADERS, len(BODY), BODY)
-ANSWER = (
+# Answers differ in length, as they do in life: what is remembered of the last one is not the whole head.
+ANSWERS = [
     b"HTTP/1.1 200 OK\r\ndate: Mon, 01 Jan 2026 00:00:00 GMT\r\nserver: uvicorn\r\n"
-    b"content-type: application/json\r\ncontent-length: 500\r\n\r\n" + b"x" * 500
-)
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (length, b"x" * length)
+    for length in (500, 501, 499, 502)
+]
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -106,10 +109,10 @@ async def rig(has_keys: bool) -> tuple[Gateway, DownstreamConnection, UpstreamCo
 
 async def requests(count: int, downstream: DownstreamConnection, upstream: UpstreamConnection) -> float:
     start_s = time.thread_time()
-    for _ in range(count):
+    for answer in islice(cycle(ANSWERS), count):
         downstream.data_received(REQUEST)
         await asyncio.sleep(0)
-        upstream.data_received(ANSWER)
+        upstream.data_received(answer)
         await asyncio.sleep(0)
     return (time.thread_time() - start_s) / count * 1e6
 

@@ -386,6 +386,12 @@ class ResponseHead:
     is_event_stream: bool
     is_encoded: bool
 
+    def with_length(self, length: int) -> ResponseHead:
+        """By hand, for every answer with the head of the last one: `replace` takes three times as long."""
+        return ResponseHead(
+            self.status, self.forward, length, self.is_chunked, self.is_event_stream, self.is_encoded
+        )
+
     @property
     def ends_with_connection(self) -> bool:
         return self.length is None and not self.is_chunked

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -348,7 +347,7 @@ class UpstreamConnection(asyncio.Protocol):
         receiver = self._receiver
         assert receiver is not None
         if len(body) != head.length:
-            head = replace(head, length=len(body))
+            head = head.with_length(len(body))
         self._head = head
         self._keeps_alive = True
         receiver.on_answer_head(head)
