@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """An OTLP/HTTP receiver. `hangs`: it takes batches and never answers."""
+    """An OTLP/HTTP receiver. `hangs`: it takes batches and does not answer until `lets_go`."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -21,6 +21,7 @@ class Collector:
         self.headers: list[Mapping[str, str]] = []
         self.raw = b""
         self.hangs = False
+        self.lets_go = asyncio.Event()
         self.status = 200
         self.url = ""
 
@@ -28,7 +29,7 @@ class Collector:
         body = await request.read()
         self.headers.append(request.headers.copy())
         if self.hangs:
-            await asyncio.sleep(3600)
+            await self.lets_go.wait()
         self.raw += body
         for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.resources.append(attributes(resource_spans.resource))

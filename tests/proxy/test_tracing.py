@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from gateway.config.fixed import restart_needed
 from gateway.config.loading import parse
+from gateway.telemetry.spans import EXPORT_TIMEOUT_S
 from tests.proxy.collector import Collector, attributes, collecting
 from tests.proxy.dialogue import HANG, LAST_CHUNK, Ending, chunk, event_stream, post, reply, settled
 
@@ -293,6 +294,10 @@ async def test_a_collector_that_hangs_delays_nobody(start_backend, start_gateway
     began_s = time.monotonic()
     assert not await asyncio.to_thread(spans.close, 0.2)
     assert time.monotonic() - began_s < 1.0
+    # Its thread is still at it: left alone, it would say in the next test's log that spans were lost.
+    collector.lets_go.set()
+    assert await settled(lambda: spans.waiting == 0, EXPORT_TIMEOUT_S)
+    assert spans.dropped + len(collector.spans) == 20
 
 
 async def test_a_collector_that_is_down_costs_spans_not_requests(start_backend, start_gateway, caplog):
