@@ -8,6 +8,7 @@ import signal
 import time
 import urllib.request
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -75,17 +76,18 @@ def quick_fleet(tmp_path):
         yield gateway, engines
 
 
-def tell_admin(gateway, name: str, verb: str) -> None:
+def tell_admin(gateway, name: str, verb: str) -> Any:
     url = f"{gateway.admin_url}/api/v1/clusters/{name}/{verb}"
     request = urllib.request.Request(url, b"{}", {"content-type": "application/json"})
-    urllib.request.urlopen(request, timeout=5).close()
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.load(answer)
 
 
 async def test_a_drained_primary_sends_new_work_to_the_backup_and_finishes_its_own(quick_fleet):
-    gateway, _ = quick_fleet
-    running_one = asyncio.ensure_future(ask(gateway, wanted(20, stream=True)))
-    await asyncio.sleep(0.1)
-    tell_admin(gateway, "primary", "drain")
+    gateway, (primary, _) = quick_fleet
+    running_one = asyncio.ensure_future(ask(gateway, wanted(100, stream=True)))
+    assert await settled(lambda: primary.counter("in_flight") == 1, 5.0)
+    assert tell_admin(gateway, "primary", "drain")["in_flight"] == 1
     answer = await ask(gateway, wanted(1))
     assert (answer.header("x-spillway-cluster"), answer.header("x-spillway-spill-reason")) == (
         "backup",
