@@ -14,13 +14,17 @@ from tests.security.judging import Fleet
 
 _GOOD = b'{"ok":true}'
 _CALM = "breaker: {consecutive: 100000, min_samples: 100000, ratio: 1.0}\n"
+# Every answer ends, so no deadline is to end it: one that passes is a hang, or a machine that stood still,
+# and would be taken for a verdict (a stall cuts an answer, too).
+_DEADLINES = "timeouts: {connect: 60s, first_byte: 60s, stall: 60s}"
+_WITHIN_S = 20.0
 _SHORT_BYTES = 400
 
 
 @pytest.fixture
 async def fleet(start_backend, start_gateway) -> Fleet:
     backend = await start_backend()
-    return Fleet(await start_gateway(_CALM + "timeouts: {first_byte: 1s, stall: 1s}", backend), backend)
+    return Fleet(await start_gateway(_CALM + _DEADLINES, backend), backend)
 
 
 def is_as_expected(case: Case, answer: Answer) -> bool:
@@ -40,17 +44,17 @@ async def judge(case: Case, fleet: Fleet, segments: list[bytes]) -> str:
     backend.will(*segments, 0.0, Ending.FIN)
     client = await gateway.connect()
     await client.send(post())
-    answer = await client.answer(2.0)
+    answer = await client.answer(_WITHIN_S)
     if not is_as_expected(case, answer):
         return f"{answer.status} {answer.body[:80]!r}, whole: {answer.is_whole}, {answer.head!r}"
     if answer.header("connection") != "close" and answer.is_whole:
         await client.send(post())
-        if (other := await client.answer()).body != _GOOD:
+        if (other := await client.answer(_WITHIN_S)).body != _GOOD:
             return f"the next request on the connection got another answer: {other.status} {other.body!r}"
     client.close()
-    if not await settled(lambda: gateway.is_clean):
+    if not await settled(lambda: gateway.is_clean, _WITHIN_S):
         return "something is held"
-    other = await gateway.ask(post())
+    other = await gateway.ask(post(), _WITHIN_S)
     if other.body != _GOOD:
         return f"a new connection got another answer: {other.status} {other.body!r}"
     return ""
