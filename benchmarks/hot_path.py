@@ -2,7 +2,7 @@
 
 usage: python benchmarks/hot_path.py [--requests 20000] [--rounds 5] [--profile] [--keys]
 
-Prints the best and median microseconds per request of a 700-byte POST with a 500-byte answer, and per
+Prints the best and median microseconds per request of a 700-byte POST with some 500 bytes of answer, and per
 event of an SSE stream. Nothing goes through the kernel, which is only asked about the socket of a backend, so
 the figures are steady enough to tune by; what counts in the end is benchmarks/peers.
 """
